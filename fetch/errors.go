@@ -1,0 +1,151 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// A Kind says in a word what went wrong. It is an error, so that a Kind can be
+// asked for: errors.Is(err, fetch.ErrTimeout).
+type Kind string
+
+// Error returns the kind's name.
+func (k Kind) Error() string { return string(k) }
+
+// The kinds of errors that this module returns.
+const (
+	// ErrBadURL: the request cannot be sent as it stands, because of its URL, its
+	// method or a header. It is found before any I/O.
+	ErrBadURL Kind = "bad URL"
+	// ErrDNS: the host's name does not resolve.
+	ErrDNS Kind = "DNS"
+	// ErrDial: no connection could be made.
+	ErrDial Kind = "dial"
+	// ErrTLS: the TLS handshake failed, the server's certificate included.
+	ErrTLS Kind = "TLS"
+	// ErrTimeout: the attempt took longer than its limit, or the caller's context
+	// reached its deadline. Such an error is a [context.DeadlineExceeded] too.
+	ErrTimeout Kind = "timeout"
+	// ErrReset: the server closed the connection where an answer was due.
+	ErrReset Kind = "connection reset"
+	// ErrProtocol: what came is not HTTP.
+	ErrProtocol Kind = "protocol"
+	// ErrTruncated: the connection ended before the answer did.
+	ErrTruncated Kind = "truncated"
+	// ErrTooLarge: the body, decoded, is larger than the client's MaxBody.
+	ErrTooLarge Kind = "too large"
+	// ErrDecode: the body is not what its Content-Encoding says, or, from
+	// [Result.Decode], not the JSON that was asked for.
+	ErrDecode Kind = "decode"
+	// ErrRedirect: the server redirects too often, or to what is not an http URL.
+	ErrRedirect Kind = "redirect"
+	// ErrCanceled: the caller's context was canceled before the answer was whole.
+	// Such an error is a [context.Canceled] too.
+	ErrCanceled Kind = "canceled"
+	// ErrPanic: the Doer panicked; see [PanicError].
+	ErrPanic Kind = "panic"
+)
+
+// KindOf returns the kind of err, or "" if it has none.
+func KindOf(err error) Kind {
+	var k Kind
+	errors.As(err, &k)
+	return k
+}
+
+// An Error is what went wrong with one request. Its text shows the URL without
+// user info, query and fragment, and no header value.
+type Error struct {
+	Kind Kind
+	// URL is the request's, safe to show: without user info, query and fragment.
+	URL string
+	// Err is the cause, or nil.
+	Err error
+}
+
+func (e *Error) Error() string {
+	var b strings.Builder
+	b.WriteString("fetch: ")
+	if e.URL != "" {
+		b.WriteString(e.URL + ": ")
+	}
+	b.WriteString(string(e.Kind))
+	if e.Err != nil {
+		b.WriteString(": " + causeText(e.Kind, e.Err))
+	}
+	return b.String()
+}
+
+// Unwrap returns the kind and the cause.
+func (e *Error) Unwrap() []error {
+	if e.Err == nil {
+		return []error{e.Kind}
+	}
+	return []error{e.Kind, e.Err}
+}
+
+// Is makes every timeout a [context.DeadlineExceeded], and every cancellation a
+// [context.Canceled], whatever noticed it first.
+func (e *Error) Is(target error) bool {
+	return e.Kind == ErrTimeout && target == context.DeadlineExceeded ||
+		e.Kind == ErrCanceled && target == context.Canceled
+}
+
+// Timeout reports whether the kind is [ErrTimeout], as net.Error's method does.
+func (e *Error) Timeout() bool { return e.Kind == ErrTimeout }
+
+// causeText is the cause's text without what a server or a URL may have put
+// into it: net/http and net/url quote that, so a quote and the rest are left out.
+func causeText(k Kind, err error) string {
+	s := err.Error()
+	if k == ErrProtocol || k == ErrTLS || k == ErrTruncated || k == ErrReset {
+		s, _, _ = strings.Cut(s, `"`)
+		s = strings.TrimRight(s, " :")
+	}
+	return s
+}
+
+// A PanicError is the Err of a request whose [Doer] panicked, or called
+// [runtime.Goexit]. It is an [*Error] of kind [ErrPanic] too.
+type PanicError struct {
+	// URL is the request's, safe to show, as in [Error].
+	URL string
+	// Value is what the Doer panicked with.
+	Value any
+	// Stack is the stack of the panic, as [runtime/debug.Stack] formats it.
+	Stack []byte
+}
+
+func (e *PanicError) Error() string {
+	return fmt.Sprintf("fetch: %s: panic: %v", e.URL, e.Value)
+}
+
+// Unwrap returns an *Error of kind ErrPanic, whose cause is the Value if that is an error.
+func (e *PanicError) Unwrap() error {
+	cause, _ := e.Value.(error)
+	return &Error{Kind: ErrPanic, URL: e.URL, Err: cause}
+}
+
+// newError returns an *Error for r.
+func newError(k Kind, r *Request, cause error) *Error {
+	e := &Error{Kind: k, Err: cause}
+	if r != nil {
+		e.URL = safeURL(r.URL)
+	}
+	return e
+}
+
+// contextError returns the *Error for a request that ended, or did not begin,
+// because ctx, the caller's context, is done.
+func contextError(ctx context.Context, r *Request) *Error {
+	err := ctx.Err()
+	if cause := context.Cause(ctx); cause != err {
+		err = fmt.Errorf("%w: %w", err, cause)
+	}
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return newError(ErrTimeout, r, err)
+	}
+	return newError(ErrCanceled, r, err)
+}

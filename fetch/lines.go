@@ -1,0 +1,78 @@
+package fetch
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"strings"
+)
+
+// maxURL is the length in bytes of the longest URL that is accepted. RFC 9110 §4.1
+// asks for at least 8000.
+const maxURL = 64 << 10
+
+// Lines reads URLs from r, one a line. Space around a URL, blank lines and lines
+// that begin with # are skipped.
+func Lines(r io.Reader) *LineSource {
+	// Room for the longest URL and its line's end.
+	return &LineSource{r: bufio.NewReaderSize(r, maxURL+2)}
+}
+
+// A LineSource is an input for [Fetcher.Fetch] that reads one URL a line: see [Lines].
+type LineSource struct {
+	r       *bufio.Reader
+	line    int   // lines read
+	tooLong int   // lines skipped
+	first   int   // the first of those
+	err     error // what ended the reading
+}
+
+// All returns a GET request for each URL. Only one line is in memory at a time.
+// A line of more than 64 KiB is skipped, and [LineSource.Err] says so afterwards.
+func (l *LineSource) All() iter.Seq[Request] {
+	return func(yield func(Request) bool) {
+		for l.err == nil {
+			line, err := l.r.ReadSlice('\n')
+			if len(line) > 0 {
+				l.line++
+			}
+			tooLong := err == bufio.ErrBufferFull
+			for err == bufio.ErrBufferFull {
+				_, err = l.r.ReadSlice('\n')
+			}
+			l.err = err
+			if tooLong {
+				if l.tooLong++; l.tooLong == 1 {
+					l.first = l.line
+				}
+				continue
+			}
+			if l.line == 1 {
+				line = []byte(strings.TrimPrefix(string(line), "\ufeff")) // a byte order mark
+			}
+			url := strings.TrimSpace(string(line))
+			if url == "" || url[0] == '#' {
+				continue
+			}
+			if !yield(Request{URL: url}) {
+				return
+			}
+		}
+	}
+}
+
+// Err returns nil if every line has been read and handed on, or the loop ended
+// the reading. Else it says which lines were skipped as too long (an error of kind
+// [ErrBadURL]), and what went wrong in reading, joined by [errors.Join].
+func (l *LineSource) Err() error {
+	var long, read error
+	if l.tooLong > 0 {
+		long = &Error{Kind: ErrBadURL, Err: fmt.Errorf("line %d is longer than %d bytes and was skipped; %d such in all", l.first, maxURL, l.tooLong)}
+	}
+	if l.err != nil && l.err != io.EOF {
+		read = fmt.Errorf("fetch: reading URLs after line %d: %w", l.line, l.err)
+	}
+	return errors.Join(long, read)
+}
