@@ -62,6 +62,9 @@ func (b Batch) Run(ctx context.Context, d Doer, reqs iter.Seq[*Request]) iter.Se
 				}
 				if info.Size == size {
 					done()
+					if ctx.Err() != nil { // BatchDone may have canceled it
+						return
+					}
 				}
 			}
 		}

@@ -85,7 +85,7 @@ func (c *Client) Do(ctx context.Context, req *Request) Result {
 		attempt, cancel = context.WithCancel(ctx)
 	}
 	defer cancel()
-	hreq, err := newHTTPRequest(attempt, req)
+	hreq, err := newHTTPRequest(&hop{Context: attempt, caller: ctx}, req)
 	if err != nil {
 		res.Err = newError(ErrBadURL, req, err)
 		return res
@@ -95,7 +95,7 @@ func (c *Client) Do(ctx context.Context, req *Request) Result {
 	}
 	res.Attempts = 1
 	begun := time.Now()
-	err = c.exchange(ctx, hreq, req, &res)
+	err = c.exchange(hreq, req, &res)
 	res.Duration = time.Since(begun)
 	switch {
 	case err == nil:
@@ -124,16 +124,17 @@ func (c *Client) CloseIdleConnections() {
 
 // newHTTPRequest checks r and translates it.
 func newHTTPRequest(ctx context.Context, r *Request) (*http.Request, error) {
-	u, err := parseURL(r.URL)
-	if err != nil {
-		return nil, err
+	hreq, err := http.NewRequestWithContext(ctx, r.Method, r.URL, nil)
+	if _, ok := errors.AsType[*url.Error](err); ok {
+		return nil, errMalformed
 	}
-	hreq, err := http.NewRequestWithContext(ctx, r.Method, "", nil)
 	if err != nil {
 		return nil, errors.New("invalid method")
 	}
-	u.User = nil
-	hreq.URL, hreq.Host = u, u.Host
+	if err := checkURL(r.URL, hreq.URL); err != nil {
+		return nil, err
+	}
+	hreq.URL.User = nil
 	if r.Header != nil {
 		hreq.Header = r.Header
 		if h := r.Header.Get("Host"); h != "" {
@@ -155,7 +156,7 @@ func setBody(hreq *http.Request, body []byte) {
 }
 
 // exchange sends hreq and follows redirects, and puts the answer into res.
-func (c *Client) exchange(caller context.Context, hreq *http.Request, req *Request, res *Result) error {
+func (c *Client) exchange(hreq *http.Request, req *Request, res *Result) error {
 	if c.http != nil {
 		resp, err := c.http.Do(hreq)
 		if err != nil {
@@ -165,7 +166,7 @@ func (c *Client) exchange(caller context.Context, hreq *http.Request, req *Reque
 	}
 	c.once.Do(c.init)
 	for hops := 0; hreq != nil; hops++ {
-		next, err := c.hop(caller, hreq, req, res, hops)
+		next, err := c.send(hreq, req, res, hops)
 		if err != nil {
 			return err
 		}
@@ -174,11 +175,12 @@ func (c *Client) exchange(caller context.Context, hreq *http.Request, req *Reque
 	return nil
 }
 
-// hop sends hreq and puts the answer into res, or returns the request that it redirects to.
-func (c *Client) hop(caller context.Context, hreq *http.Request, req *Request, res *Result, hops int) (*http.Request, error) {
-	a := c.dialer.enter(hreq.Context(), caller, hreq.URL.Scheme+"://"+hreq.URL.Host)
-	defer c.dialer.leave(a)
-	resp, err := c.transport.RoundTrip(hreq.WithContext(a))
+// send sends hreq and puts the answer into res, or returns the request that it redirects to.
+func (c *Client) send(hreq *http.Request, req *Request, res *Result, hops int) (*http.Request, error) {
+	h := hreq.Context().(*hop)
+	c.dialer.enter(h, origin{hreq.URL.Scheme, hreq.URL.Host})
+	defer c.dialer.leave(h)
+	resp, err := c.transport.RoundTrip(hreq)
 	if err != nil {
 		res.Status, res.header = 0, nil
 		return nil, err

@@ -24,53 +24,56 @@ type dialer struct {
 	dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	mu    sync.Mutex
-	hosts map[string]*hostConns // those with requests or connections
+	hosts map[origin]*hostConns // those with requests or connections
 }
 
-// hostConns is what a dialer knows of one scheme and host. The dialer's mu guards it.
+// An origin is the scheme and host of a URL, with the port if it is written.
+type origin struct{ scheme, host string }
+
+// hostConns is what a dialer knows of one origin. The dialer's mu guards it.
 type hostConns struct {
-	name            string
+	origin          origin
 	requests, conns int
 	changed         chan struct{} // if not nil, closed when one of the numbers lets a dial go on
 }
 
-// An attempt is the context of one request. It leads the dialer from the context
-// of a dial, which net/http detaches from the request's, back to the request.
-type attempt struct {
-	context.Context
-	caller context.Context // the one that the Client was given
-	host   *hostConns
+// A hop is the context of one HTTP request. It leads the dialer from the context of
+// a dial, which net/http detaches from the request's, back to the request.
+type hop struct {
+	context.Context                 // of the attempt: it ends with it
+	caller          context.Context // the one that the Client was given
+	host            *hostConns      // set by enter
 }
 
-type attemptKey struct{}
+type hopKey struct{}
 
-func (a *attempt) Value(key any) any {
-	if key == (attemptKey{}) {
-		return a
+func (h *hop) Value(key any) any {
+	if key == (hopKey{}) {
+		return h
 	}
-	return a.Context.Value(key)
+	return h.Context.Value(key)
 }
 
-// enter counts a request for host in. It has to leave again.
-func (d *dialer) enter(ctx, caller context.Context, name string) *attempt {
+// enter counts a request to o in. It has to leave again.
+func (d *dialer) enter(h *hop, o origin) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	h := d.hosts[name]
-	if h == nil {
+	host := d.hosts[o]
+	if host == nil {
 		if d.hosts == nil {
-			d.hosts = make(map[string]*hostConns)
+			d.hosts = make(map[origin]*hostConns)
 		}
-		h = &hostConns{name: name}
-		d.hosts[name] = h
+		host = &hostConns{origin: o}
+		d.hosts[o] = host
 	}
-	d.count(h, 1, 0)
-	return &attempt{Context: ctx, caller: caller, host: h}
+	h.host = host
+	d.count(host, 1, 0)
 }
 
-func (d *dialer) leave(a *attempt) {
+func (d *dialer) leave(h *hop) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.count(a.host, -1, 0)
+	d.count(h.host, -1, 0)
 }
 
 // count adds to h's numbers, with mu held.
@@ -82,55 +85,56 @@ func (d *dialer) count(h *hostConns, requests, conns int) {
 		h.changed = nil
 	}
 	if h.requests == 0 && h.conns == 0 {
-		delete(d.hosts, h.name)
+		delete(d.hosts, h.origin)
 	}
 }
 
 // DialContext is the DialContext of the Client's transport.
 func (d *dialer) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
-	a, ok := ctx.Value(attemptKey{}).(*attempt)
+	h, ok := ctx.Value(hopKey{}).(*hop)
 	if !ok {
 		return d.dial(ctx, network, addr)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if err := d.reserve(ctx, a); err != nil {
+	if err := d.reserve(ctx, h); err != nil {
 		return nil, err
 	}
-	defer context.AfterFunc(a.caller, cancel)()
-	defer context.AfterFunc(a, func() {
-		if a.Err() == context.DeadlineExceeded {
+	defer context.AfterFunc(h.caller, cancel)()
+	defer context.AfterFunc(h, func() {
+		if h.Err() == context.DeadlineExceeded {
 			cancel()
 		}
 	})()
+	host := h.host // and not h, which the connection would keep in memory
+	release := sync.OnceFunc(func() { d.release(host) })
 	conn, err := d.dial(ctx, network, addr)
 	if err != nil {
-		d.release(a.host)
+		release()
 		return nil, err
 	}
-	return &countedConn{Conn: conn, closed: sync.OnceFunc(func() { d.release(a.host) })}, nil
+	return &countedConn{Conn: conn, closed: release}, nil
 }
 
-// reserve counts a connection in as soon as a's host has more requests than
-// connections, unless a ends before.
-func (d *dialer) reserve(ctx context.Context, a *attempt) error {
-	h := a.host
+// reserve counts a connection in as soon as h's host has more requests than
+// connections, unless h ends before.
+func (d *dialer) reserve(ctx context.Context, h *hop) error {
 	for {
 		d.mu.Lock()
-		if h.conns < h.requests {
-			d.count(h, 0, 1)
+		if h.host.conns < h.host.requests {
+			d.count(h.host, 0, 1)
 			d.mu.Unlock()
 			return nil
 		}
-		if h.changed == nil {
-			h.changed = make(chan struct{})
+		if h.host.changed == nil {
+			h.host.changed = make(chan struct{})
 		}
-		changed := h.changed
+		changed := h.host.changed
 		d.mu.Unlock()
 		select {
 		case <-changed:
-		case <-a.Done():
-			return a.Err()
+		case <-h.Done():
+			return h.Err()
 		case <-ctx.Done(): // CloseIdleConnections
 			return ctx.Err()
 		}

@@ -2,22 +2,24 @@ package fetch
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
-	"strings"
 )
 
 // maxURL is the length in bytes of the longest URL that is accepted. RFC 9110 §4.1
 // asks for at least 8000.
 const maxURL = 64 << 10
 
+var byteOrderMark = []byte("\ufeff")
+
 // Lines reads URLs from r, one a line. Space around a URL, blank lines and lines
 // that begin with # are skipped.
 func Lines(r io.Reader) *LineSource {
-	// Room for the longest URL and its line's end.
-	return &LineSource{r: bufio.NewReaderSize(r, maxURL+2)}
+	// Room for the longest line, its end and a byte order mark.
+	return &LineSource{r: bufio.NewReaderSize(r, maxURL+len("\r\n")+len(byteOrderMark))}
 }
 
 // A LineSource is an input for [Fetcher.Fetch] that reads one URL a line: see [Lines].
@@ -35,24 +37,28 @@ func (l *LineSource) All() iter.Seq[Request] {
 	return func(yield func(Request) bool) {
 		for l.err == nil {
 			line, err := l.r.ReadSlice('\n')
-			if len(line) > 0 {
-				l.line++
-			}
 			tooLong := err == bufio.ErrBufferFull
 			for err == bufio.ErrBufferFull {
 				_, err = l.r.ReadSlice('\n')
 			}
 			l.err = err
-			if tooLong {
+			if err != nil && err != io.EOF && !tooLong {
+				return // the begin of a URL is another URL
+			}
+			if len(line) > 0 {
+				l.line++
+			}
+			if l.line == 1 {
+				line = bytes.TrimPrefix(line, byteOrderMark)
+			}
+			line = bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r"))
+			if tooLong || len(line) > maxURL {
 				if l.tooLong++; l.tooLong == 1 {
 					l.first = l.line
 				}
 				continue
 			}
-			if l.line == 1 {
-				line = []byte(strings.TrimPrefix(string(line), "\ufeff")) // a byte order mark
-			}
-			url := strings.TrimSpace(string(line))
+			url := string(bytes.TrimSpace(line))
 			if url == "" || url[0] == '#' {
 				continue
 			}

@@ -33,7 +33,7 @@ func (c *Client) redirect(hreq *http.Request, req *Request, resp *http.Response,
 		return nil, &Error{Kind: ErrRedirect, Err: errors.New("malformed Location")}
 	}
 	u := hreq.URL.ResolveReference(ref)
-	if _, err := parseURL(u.String()); err != nil {
+	if err := checkURL(u.String(), u); err != nil {
 		return nil, &Error{Kind: ErrRedirect, Err: fmt.Errorf("Location: %w", err)}
 	}
 	u.User = nil
@@ -46,7 +46,8 @@ func (c *Client) redirect(hreq *http.Request, req *Request, resp *http.Response,
 	default:
 		repeat = true
 	}
-	next, err := http.NewRequestWithContext(hreq.Context(), method, "", nil)
+	h := hreq.Context().(*hop)
+	next, err := http.NewRequestWithContext(&hop{Context: h.Context, caller: h.caller}, method, "", nil)
 	if err != nil {
 		return nil, err // not reached: the method is hreq's, or GET
 	}

@@ -41,8 +41,8 @@ type Snapshot struct {
 	// Elapsed is the time from the begin of the first Observe loop to now or, when
 	// none is running, to the end of the last.
 	Elapsed time.Duration
-	// P50, P90 and P99 are percentiles of the service time, to 0.1 %, and Max is the
-	// longest. Results without a Duration do not count.
+	// P50, P90 and P99 are percentiles of the service time, to 0.1 % or 0.5 µs, whichever
+	// is more, and Max is the longest. Results without a Duration do not count.
 	P50, P90, P99, Max time.Duration
 }
 

@@ -7,36 +7,34 @@ import (
 	"strings"
 )
 
-// parseURL parses an absolute http or https URL. Its errors quote nothing of the
-// URL, since what does not parse may have a password anywhere.
-func parseURL(raw string) (*url.URL, error) {
+var errMalformed = errors.New("malformed")
+
+// checkURL returns why raw, which was parsed into u, is no absolute http or https URL,
+// or nil. Its errors quote nothing of the URL, which may have a password anywhere.
+func checkURL(raw string, u *url.URL) error {
 	switch {
 	case raw == "":
-		return nil, errors.New("empty")
+		return errors.New("empty")
 	case len(raw) > maxURL:
-		return nil, errors.New("longer than " + strconv.Itoa(maxURL) + " bytes")
-	}
-	u, err := url.Parse(raw)
-	if err != nil {
-		return nil, errors.New("malformed")
+		return errors.New("longer than " + strconv.Itoa(maxURL) + " bytes")
 	}
 	switch u.Scheme {
 	case "http", "https":
 	case "":
-		return nil, errors.New("no scheme: it has to begin with http:// or https://")
+		return errors.New("no scheme: it has to begin with http:// or https://")
 	default:
-		return nil, errors.New("the scheme is neither http nor https")
+		return errors.New("the scheme is neither http nor https")
 	}
 	// url.Parse takes ":80" for a host; a dialer takes it for this machine.
 	if u.Hostname() == "" {
-		return nil, errors.New("no host")
+		return errors.New("no host")
 	}
 	if port := u.Port(); port != "" {
 		if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
-			return nil, errors.New("the port is not between 1 and 65535")
+			return errors.New("the port is not between 1 and 65535")
 		}
 	}
-	return u, nil
+	return nil
 }
 
 // hostOf returns the scheme and host of an absolute URL as they are written: what

@@ -1,0 +1,291 @@
+// Package fetchbench_test compares the strategies of package fetch, and checks
+// from the outside that each of them keeps its contract on each engine.
+package fetchbench_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"iter"
+	"net/http"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"fetchbench/fetch"
+	"fetchbench/fetch/fetchtest"
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if flag.Lookup("test.bench").Value.String() != "" {
+		// Half of go test's default, so that ten counts of all fit into its ten minutes.
+		given := false
+		flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.benchtime" })
+		if !given {
+			if err := flag.Set("test.benchtime", "500ms"); err != nil {
+				panic(err)
+			}
+		}
+		// For benchstat: which way is better. It knows the units of package testing.
+		fmt.Println("Unit urls/s better=higher")
+		fmt.Println("Unit p99-ns better=lower")
+		fmt.Println("Unit cpu-ns/op better=lower")
+		fmt.Println("Unit batch-ns better=lower")
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// strategies are those that are tested and compared, with their names in the benchmarks.
+var strategies = []struct {
+	name string
+	fetch.Strategy
+}{
+	{"serial", fetch.Serial{}},
+	{"threads", fetch.Threads{}},
+	{"pool", fetch.Pool{}},
+	{"semaphore", fetch.Semaphore{}},
+	{"batch", fetch.Batch{}},
+}
+
+// An engine is a Doer, and the way to let go of its connections.
+type engine interface {
+	fetch.Doer
+	CloseIdleConnections()
+}
+
+var engines = []struct {
+	name string
+	new  func() engine
+}{
+	{"nethttp", func() engine { return &fetch.Client{} }},
+	{"http.Client", func() engine { return fetch.HTTP(&http.Client{Transport: fetch.NewTransport()}) }},
+}
+
+// each runs test for every strategy on every engine.
+func each(t *testing.T, test func(t *testing.T, f *fetch.Fetcher)) {
+	for _, s := range strategies {
+		for _, e := range engines {
+			t.Run(s.name+"/"+e.name, func(t *testing.T) {
+				doer := e.new()
+				defer doer.CloseIdleConnections()
+				test(t, &fetch.Fetcher{Strategy: s.Strategy, Doer: doer})
+			})
+		}
+	}
+}
+
+// pings is n URLs of s, each different.
+func pings(s *fetchtest.Server, n int) iter.Seq[fetch.Request] {
+	return func(yield func(fetch.Request) bool) {
+		for i := range n {
+			if !yield(fetch.Request{URL: s.Ping(i)}) {
+				return
+			}
+		}
+	}
+}
+
+// A URL that fails must not cost another one its result, or pass for a success.
+func TestEveryURLIsAnsweredAsTheServerDid(t *testing.T) {
+	each(t, func(t *testing.T, f *fetch.Fetcher) {
+		const n = 5000
+		s := fetchtest.NewServer(t, fetchtest.FailStatus(0.03, 503), fetchtest.Drop(0.01), fetchtest.Seed(42))
+		failed, dropped := 0, 0
+		seen := make([]bool, n)
+		for r := range f.Fetch(t.Context(), pings(s, n)) {
+			i := r.Request.Index
+			require.False(t, seen[i], "a second result for request %d", i)
+			seen[i] = true
+			require.Equal(t, s.Ping(i), r.Request.URL)
+			require.Equal(t, 1, r.Attempts)
+			require.Positive(t, r.Duration)
+
+			switch fate := s.Fate(r.Request.URL); {
+			case fate.Dropped:
+				dropped++
+				require.ErrorIs(t, r.Err, fetch.ErrTruncated)
+				require.False(t, r.OK())
+			case fate.Status != 200:
+				failed++
+				require.NoError(t, r.Err)
+				require.Equal(t, fate.Status, r.Status)
+				require.False(t, r.OK())
+				require.JSONEq(t, `{"error":"Service Unavailable"}`, string(r.Body))
+			default:
+				require.NoError(t, r.Err)
+				require.True(t, r.OK())
+				require.Equal(t, fetchtest.Pong, string(r.Body))
+				require.Equal(t, "application/json", r.Header().Get("Content-Type"))
+			}
+		}
+		assert.NotContains(t, seen, false, "a request without a result")
+		assert.InDelta(t, 0.03*n, failed, 0.01*n)
+		assert.InDelta(t, 0.01*n, dropped, 0.01*n)
+		assert.Equal(t, n, s.Requests(), "requests that reached the server")
+		assert.Equal(t, dropped, s.Dropped())
+	})
+}
+
+// Connections are opened once, and used again: never more than requests at a time.
+func TestConnectionsAreReused(t *testing.T) {
+	for _, s := range strategies {
+		t.Run(s.name, func(t *testing.T) {
+			server := fetchtest.NewServer(t)
+			client := &fetch.Client{}
+			defer client.CloseIdleConnections()
+			inFlight, _ := s.Strategy.(fetch.Bounded).Bounds()
+			for range 2 {
+				f := fetch.Fetcher{Strategy: s.Strategy, Doer: client}
+				for r := range f.Fetch(t.Context(), pings(server, 300)) {
+					require.True(t, r.OK(), "%v", r.Err)
+				}
+			}
+			assert.LessOrEqual(t, server.Conns(), inFlight, "connections opened")
+			assert.LessOrEqual(t, server.PeakInFlight(), inFlight, "requests at the server at once")
+		})
+	}
+}
+
+// The limit is reached, or a strategy is slower than its name says.
+func TestLimitIsReached(t *testing.T) {
+	for _, s := range strategies {
+		t.Run(s.name, func(t *testing.T) {
+			server := fetchtest.NewServer(t, fetchtest.Latency(20*time.Millisecond))
+			client := &fetch.Client{}
+			defer client.CloseIdleConnections()
+			inFlight, _ := s.Strategy.(fetch.Bounded).Bounds()
+			f := fetch.Fetcher{Strategy: s.Strategy, Doer: client}
+			for r := range f.Fetch(t.Context(), pings(server, 3*inFlight)) {
+				require.True(t, r.OK(), "%v", r.Err)
+			}
+			assert.Equal(t, inFlight, server.PeakInFlight())
+		})
+	}
+}
+
+// After a break nothing is under way, and the engine is as good as before.
+func TestBreak(t *testing.T) {
+	each(t, func(t *testing.T, f *fetch.Fetcher) {
+		s := fetchtest.NewServer(t)
+		for _, k := range []int{1, 10, 500} {
+			received := 0
+			for r := range f.Fetch(t.Context(), pings(s, 1_000_000)) {
+				require.True(t, r.OK(), "%v", r.Err)
+				if received++; received == k {
+					break
+				}
+			}
+			require.Equal(t, k, received)
+		}
+		assert.Less(t, s.Requests(), 2000, "requests that nobody asked for")
+	})
+}
+
+// A cancel aborts what is under way, and each request that was taken is answered.
+func TestCancel(t *testing.T) {
+	each(t, func(t *testing.T, f *fetch.Fetcher) {
+		s := fetchtest.NewServer(t, fetchtest.Latency(time.Minute))
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		taken, received := 0, 0
+		input := func(yield func(fetch.Request) bool) {
+			for r := range pings(s, 1_000_000) {
+				taken++
+				if !yield(r) {
+					return
+				}
+			}
+		}
+		canceled := make(chan time.Time, 1)
+		go func() {
+			for s.Requests() == 0 {
+				time.Sleep(time.Millisecond)
+			}
+			cancel()
+			canceled <- time.Now()
+		}()
+		for r := range f.Fetch(ctx, input) {
+			require.ErrorIs(t, r.Err, fetch.ErrCanceled)
+			require.ErrorIs(t, r.Err, context.Canceled)
+			received++
+		}
+		assert.Equal(t, taken, received)
+		assert.Less(t, time.Since(<-canceled), 10*time.Second, "the loop ends long before the server answers")
+	})
+}
+
+// Ordered changes the order, and nothing else.
+func TestOrdered(t *testing.T) {
+	for _, s := range strategies {
+		t.Run(s.name, func(t *testing.T) {
+			server := fetchtest.NewServer(t, fetchtest.Jitter(2*time.Millisecond), fetchtest.FailStatus(0.1, 404))
+			client := &fetch.Client{}
+			defer client.CloseIdleConnections()
+			f := fetch.Fetcher{Strategy: s.Strategy, Doer: client, Ordered: true}
+			next := 0
+			for r := range f.Fetch(t.Context(), pings(server, 100)) {
+				require.Equal(t, next, r.Request.Index)
+				require.Equal(t, server.Fate(r.Request.URL).Status, r.Status)
+				next++
+			}
+			assert.Equal(t, 100, next)
+		})
+	}
+}
+
+// What cannot be fetched costs nothing but its own result.
+func TestBadInput(t *testing.T) {
+	bad := []string{"", "host/path", "ftp://host/", "http://host/\x00", "http://:80/", "http://host:99999/"}
+	each(t, func(t *testing.T, f *fetch.Fetcher) {
+		s := fetchtest.NewServer(t)
+		urls := append([]string{s.Ping(0)}, bad...)
+		urls = append(urls, s.Ping(1))
+		good := 0
+		for r := range f.Get(t.Context(), urls...) {
+			if r.OK() {
+				good++
+				continue
+			}
+			assert.ErrorIs(t, r.Err, fetch.ErrBadURL, "%q", r.Request.URL)
+			assert.Zero(t, r.Attempts, "%q", r.Request.URL)
+		}
+		assert.Equal(t, 2, good)
+		assert.Equal(t, 2, s.Requests())
+	})
+}
+
+// The document that BenchmarkPost sends is what the server says it is.
+func TestEcho(t *testing.T) {
+	document, err := os.ReadFile("testdata/order.json")
+	require.NoError(t, err)
+	s := fetchtest.NewServer(t)
+	client := &fetch.Client{}
+	defer client.CloseIdleConnections()
+	f := fetch.Fetcher{Doer: client, Ordered: true}
+	reqs := []fetch.Request{
+		{Method: http.MethodPost, URL: s.URL + "/echo", Body: document},
+		{Method: http.MethodPost, URL: s.URL + "/echo", Body: document[:len(document)/2]},
+		{URL: s.URL + "/echo"},
+	}
+	statuses := []int{200, 400, 405}
+	for r := range f.Fetch(t.Context(), func(yield func(fetch.Request) bool) {
+		for _, r := range reqs {
+			if !yield(r) {
+				return
+			}
+		}
+	}) {
+		require.NoError(t, r.Err)
+		assert.Equal(t, statuses[r.Request.Index], r.Status)
+		var answer any
+		require.NoError(t, r.Decode(&answer))
+		if r.OK() {
+			assert.JSONEq(t, string(document), string(r.Body))
+		}
+	}
+}

@@ -1,0 +1,288 @@
+package fetchbench_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"iter"
+	"net/http"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"fetchbench/fetch"
+	"fetchbench/fetch/fetchtest"
+)
+
+// In every benchmark one op is one URL: b.N of them go through one Fetch, and the
+// server runs in the same process, so its work is part of the times. Names are
+// key=value, which benchstat -row and -col project.
+
+// BenchmarkFetch is a GET of a tiny JSON document. Without latency it shows what a
+// URL costs, with 5 ms what waiting for several at once is worth.
+func BenchmarkFetch(b *testing.B) {
+	for _, s := range strategies {
+		for _, latency := range []time.Duration{0, 5 * time.Millisecond} {
+			b.Run(fmt.Sprintf("strategy=%s/latency=%v", s.name, latency), func(b *testing.B) {
+				run(b, s.Strategy, &fetch.Client{}, fetchtest.NewServer(b, fetchtest.Latency(latency)))
+			})
+		}
+	}
+}
+
+// BenchmarkPost sends a JSON document of 1.5 KB, and decodes the one that comes back.
+func BenchmarkPost(b *testing.B) {
+	document, err := os.ReadFile("testdata/order.json")
+	require.NoError(b, err)
+	type order struct {
+		ID    string
+		Total float64
+		Items []struct {
+			SKU      string
+			Quantity int
+			Price    float64
+		}
+	}
+	var sent order
+	require.NoError(b, json.Unmarshal(document, &sent))
+	for _, s := range strategies {
+		b.Run("strategy="+s.name, func(b *testing.B) {
+			m := measurement{
+				strategy: s.Strategy,
+				doer:     &fetch.Client{},
+				server:   fetchtest.NewServer(b),
+				check: func(r *fetch.Result) bool {
+					var got order
+					return r.OK() && r.Decode(&got) == nil && got.ID == sent.ID && len(got.Items) == len(sent.Items)
+				},
+			}
+			m.request = fetch.Request{
+				Method: http.MethodPost,
+				URL:    m.server.URL + "/echo",
+				Header: http.Header{"Content-Type": {"application/json"}},
+				Body:   document,
+			}
+			m.run(b)
+		})
+	}
+}
+
+// BenchmarkLimit shows how throughput follows the limit, with 5 ms of latency: first
+// as the limit itself, until the processors are busy.
+func BenchmarkLimit(b *testing.B) {
+	for _, limit := range []int{1, 8, 64, 512} {
+		b.Run(fmt.Sprintf("limit=%d", limit), func(b *testing.B) {
+			run(b, fetch.Pool{Workers: limit}, &fetch.Client{}, fetchtest.NewServer(b, fetchtest.Latency(5*time.Millisecond)))
+		})
+	}
+}
+
+// BenchmarkReuse compares one client for all URLs with one for each, as the Python
+// scripts had it: most of what they measured was the opening of connections.
+func BenchmarkReuse(b *testing.B) {
+	clients := []struct {
+		name string
+		new  func() fetch.Doer
+	}{
+		{"shared", func() fetch.Doer { return &fetch.Client{} }},
+		{"per-url", func() fetch.Doer {
+			return fetch.DoerFunc(func(ctx context.Context, r *fetch.Request) fetch.Result {
+				client := &fetch.Client{}
+				defer client.CloseIdleConnections()
+				return client.Do(ctx, r)
+			})
+		}},
+	}
+	for _, c := range clients {
+		for _, s := range strategies {
+			if s.name == "serial" || s.name == "pool" {
+				b.Run(fmt.Sprintf("client=%s/strategy=%s", c.name, s.name), func(b *testing.B) {
+					run(b, s.Strategy, c.new(), fetchtest.NewServer(b))
+				})
+			}
+		}
+	}
+}
+
+// BenchmarkBody fetches larger bodies through a pool.
+func BenchmarkBody(b *testing.B) {
+	for _, size := range []struct {
+		name  string
+		bytes int
+	}{{"1KB", 1 << 10}, {"64KB", 64 << 10}, {"1MB", 1 << 20}} {
+		b.Run("size="+size.name, func(b *testing.B) {
+			b.SetBytes(int64(size.bytes))
+			run(b, fetch.Pool{}, &fetch.Client{}, fetchtest.NewServer(b, fetchtest.BodySize(size.bytes)))
+		})
+	}
+}
+
+// BenchmarkOverhead is the strategy alone, over a Doer that does nothing.
+func BenchmarkOverhead(b *testing.B) {
+	body := []byte(fetchtest.Pong)
+	nothing := fetch.DoerFunc(func(context.Context, *fetch.Request) fetch.Result {
+		return fetch.Result{Status: 200, Body: body, Attempts: 1}
+	})
+	for _, s := range strategies {
+		b.Run("strategy="+s.name, func(b *testing.B) {
+			f := fetch.Fetcher{Strategy: s.Strategy, Doer: nothing}
+			b.ReportAllocs()
+			received := 0
+			for r := range f.Fetch(b.Context(), repeat(fetch.Request{URL: "http://host.test/"}, b.N)) {
+				if !r.OK() {
+					b.Fatal(r.Err)
+				}
+				received++
+			}
+			if received != b.N {
+				b.Fatalf("%d results for %d requests", received, b.N)
+			}
+		})
+	}
+}
+
+// run measures GETs of /ping.
+func run(b *testing.B, s fetch.Strategy, d fetch.Doer, server *fetchtest.Server) {
+	body := server.Body()
+	m := measurement{
+		strategy: s,
+		doer:     d,
+		server:   server,
+		request:  fetch.Request{URL: server.URL + "/ping"},
+		check:    func(r *fetch.Result) bool { return r.OK() && bytes.Equal(r.Body, body) },
+	}
+	m.run(b)
+}
+
+// A measurement is one run of a benchmark: b.N times request through strategy and doer.
+type measurement struct {
+	strategy fetch.Strategy
+	doer     fetch.Doer
+	server   *fetchtest.Server
+	request  fetch.Request
+	check    func(r *fetch.Result) bool
+}
+
+func (m *measurement) run(b *testing.B) {
+	if c, ok := m.doer.(engine); ok {
+		b.Cleanup(c.CloseIdleConnections)
+	}
+	f := fetch.Fetcher{Strategy: m.strategy, Doer: m.doer}
+	var batches, batchTime time.Duration
+	ctx := fetch.WithTrace(b.Context(), &fetch.Trace{BatchDone: func(info fetch.BatchInfo) {
+		batches++
+		batchTime += info.Duration
+	}})
+
+	// Connections are opened beforehand: they are the same for 1 URL and for a million.
+	inFlight, _ := m.strategy.(fetch.Bounded).Bounds()
+	for r := range f.Fetch(b.Context(), repeat(m.request, inFlight)) {
+		m.require(b, &r)
+	}
+	warm := m.server.Requests()
+
+	seen := make([]uint64, b.N/64+1) // a bit for each index
+	slow := newSlowest(b.N)
+	b.ReportAllocs()
+	b.ResetTimer()
+	cpu := fetchtest.CPUTime()
+	for r := range f.Fetch(ctx, repeat(m.request, b.N)) {
+		m.require(b, &r)
+		word, bit := &seen[r.Request.Index/64], uint64(1)<<(r.Request.Index%64)
+		if *word&bit != 0 {
+			b.Fatalf("a second result for request %d", r.Request.Index)
+		}
+		*word |= bit
+		slow.add(r.Duration)
+	}
+	cpu = fetchtest.CPUTime() - cpu
+	b.StopTimer()
+
+	for i := range b.N {
+		if seen[i/64]&(1<<(i%64)) == 0 {
+			b.Fatalf("no result for request %d", i)
+		}
+	}
+	if n := m.server.Requests() - warm; n != b.N {
+		b.Fatalf("the server had %d requests of %d", n, b.N)
+	}
+	n := float64(b.N)
+	b.ReportMetric(n/b.Elapsed().Seconds(), "urls/s")
+	// A literal 0 would make a table of its own in benchstat.
+	if p99 := slow.p99(); p99 > 0 {
+		b.ReportMetric(float64(p99), "p99-ns")
+	}
+	if cpu > 0 {
+		b.ReportMetric(float64(cpu)/n, "cpu-ns/op")
+	}
+	if batches > 0 {
+		b.ReportMetric(float64(batchTime/batches), "batch-ns")
+	}
+}
+
+func (m *measurement) require(b *testing.B, r *fetch.Result) {
+	if !m.check(r) {
+		b.Fatalf("request %d: status %d, %d bytes of body, error %v", r.Request.Index, r.Status, len(r.Body), r.Err)
+	}
+}
+
+// repeat is n times r.
+func repeat(r fetch.Request, n int) iter.Seq[fetch.Request] {
+	return func(yield func(fetch.Request) bool) {
+		for range n {
+			if !yield(r) {
+				return
+			}
+		}
+	}
+}
+
+// slowest keeps the slowest hundredth of n durations, in a heap with the quickest
+// of them on top: which is the exact 99th percentile (nearest rank), in little memory.
+type slowest struct {
+	heap []time.Duration
+	room int
+}
+
+func newSlowest(n int) *slowest {
+	room := n/100 + 1
+	return &slowest{heap: make([]time.Duration, 0, room), room: room}
+}
+
+func (s *slowest) p99() time.Duration { return s.heap[0] }
+
+func (s *slowest) add(d time.Duration) {
+	h := s.heap
+	if len(h) < s.room {
+		i := len(h)
+		h = append(h, d)
+		for ; i > 0 && h[(i-1)/2] > d; i = (i - 1) / 2 {
+			h[i] = h[(i-1)/2]
+		}
+		h[i] = d
+		s.heap = h
+		return
+	}
+	if d <= h[0] {
+		return
+	}
+	i := 0
+	for {
+		child := 2*i + 1
+		if child >= len(h) {
+			break
+		}
+		if child+1 < len(h) && h[child+1] < h[child] {
+			child++
+		}
+		if h[child] >= d {
+			break
+		}
+		h[i] = h[child]
+		i = child
+	}
+	h[i] = d
+}
