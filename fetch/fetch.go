@@ -145,10 +145,6 @@ func numbered(reqs iter.Seq[Request]) iter.Seq[*Request] {
 // ordered runs s and holds back each result until those before it have been
 // handed out. While as many requests as s may have ahead are taken and not handed
 // out, the input pauses (it yields nil), so held never holds more than that.
-//
-// That the next result never comes happens only if s breaks the contract and loses it.
-// Then a pause brings nothing and held fills up: its mistake must not cost the results
-// after it.
 func ordered(ctx context.Context, s Strategy, d Doer, reqs iter.Seq[*Request]) iter.Seq[Result] {
 	window := 1024
 	if b, ok := s.(Bounded); ok {
@@ -169,7 +165,7 @@ func ordered(ctx context.Context, s Strategy, d Doer, reqs iter.Seq[*Request]) i
 						return
 					}
 					if received == before {
-						break
+						break // s owes nothing, so it has lost a result
 					}
 				}
 			}
@@ -177,9 +173,6 @@ func ordered(ctx context.Context, s Strategy, d Doer, reqs iter.Seq[*Request]) i
 		for res := range s.Run(ctx, d, paced) {
 			received++
 			held[res.Request.Index] = res
-			if len(held) > window && ctx.Err() == nil {
-				next = slices.Min(slices.Collect(maps.Keys(held)))
-			}
 			for res, ok := held[next]; ok; res, ok = held[next] {
 				delete(held, next)
 				next++
@@ -188,6 +181,8 @@ func ordered(ctx context.Context, s Strategy, d Doer, reqs iter.Seq[*Request]) i
 				}
 			}
 		}
+		// Something is left only if s broke the contract and lost a result: its
+		// mistake must not cost the results after it.
 		byIndex := func(a, b Result) int { return cmp.Compare(a.Request.Index, b.Request.Index) }
 		for _, res := range slices.SortedFunc(maps.Values(held), byIndex) {
 			if !yield(res) {

@@ -50,33 +50,30 @@ func hostOf(raw string) string {
 	return raw
 }
 
-// safeURL returns raw without user info, query and fragment, and short enough
-// for a line of text. It makes no error of a URL that does not parse.
+// safeURL returns raw without user info, query and fragment, and short enough for
+// a line of text. Where raw is odd it shows rather too little than a password.
 func safeURL(raw string) string {
-	const long = 256
-	s := raw
-	if len(s) > maxURL {
-		s = s[:maxURL]
+	if i := strings.IndexAny(raw, "?#"); i >= 0 {
+		raw = raw[:i]
 	}
-	if i := strings.IndexAny(s, "?#"); i >= 0 {
-		s = s[:i]
+	scheme, rest, ok := strings.Cut(raw, "://")
+	if ok {
+		scheme += "://"
+	} else {
+		scheme, rest = "", raw
 	}
-	// Everything up to the last @ of the authority goes; where the URL is odd
-	// (no scheme, or an @ in the path), rather too much than too little.
-	if at := strings.LastIndexByte(s, '@'); at >= 0 {
-		scheme := ""
-		if i := strings.Index(s, "://"); i >= 0 && i < at {
-			scheme = s[:i+3]
-			if authority := s[i+3:]; strings.IndexByte(authority, '/') >= 0 && strings.IndexByte(authority, '/') < at-i-3 {
-				// The @ may belong to the path. Cut the user info alone if there is one.
-				path := strings.IndexByte(authority, '/')
-				user := strings.LastIndexByte(authority[:path], '@')
-				return shorten(scheme+authority[user+1:], long)
-			}
+	authority, path := rest, ""
+	if i := strings.IndexByte(rest, '/'); i >= 0 {
+		authority, path = rest[:i], rest[i:]
+	}
+	authority = authority[strings.LastIndexByte(authority, '@')+1:]
+	if i := strings.LastIndexByte(authority, ':'); i > strings.LastIndexByte(authority, ']') {
+		if _, err := strconv.Atoi(authority[i+1:]); err != nil && i+1 < len(authority) {
+			// No port, so perhaps a password: of http://user:pass/word@host/, say.
+			authority, path = authority[:i], ""
 		}
-		s = scheme + s[at+1:]
 	}
-	return shorten(s, long)
+	return shorten(scheme+authority+path, 256)
 }
 
 // shorten cuts s to at most n bytes, and escapes what does not print.
