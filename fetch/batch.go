@@ -12,7 +12,8 @@ import (
 // waiting for the slowest of each batch. [Trace].BatchDone tells when one is done.
 //
 // With a [BatchDoer] and Pipeline over 1, up to Pipeline requests of one host
-// are handed to DoBatch together, to share a connection write.
+// are handed to DoBatch together, to share a connection write. Fewer go when the batch
+// is taken and no more come for that host.
 type Batch struct {
 	// Size is the number of URLs in a batch. 0 means 10 000.
 	Size int

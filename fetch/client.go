@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/url"
@@ -159,6 +160,10 @@ func setBody(hreq *http.Request, body []byte) {
 func (c *Client) exchange(hreq *http.Request, req *Request, res *Result) error {
 	if c.http != nil {
 		resp, err := c.http.Do(hreq)
+		if err != nil && resp != nil { // only if its redirect policy refused
+			res.Status, res.header = resp.StatusCode, resp.Header
+			return &Error{Kind: ErrRedirect, Err: errors.Unwrap(err)}
+		}
 		if err != nil {
 			return err
 		}
@@ -207,8 +212,9 @@ func readBody(resp *http.Response, most int64) ([]byte, error) {
 	defer resp.Body.Close()
 	tooLarge := func() error { return &Error{Kind: ErrTooLarge, Err: fmt.Errorf("more than %d bytes", most)} }
 	n := resp.ContentLength
-	if resp.Request.Method == http.MethodHead {
-		n = 0 // the length of the body that a GET would have
+	switch {
+	case resp.Request.Method == http.MethodHead, resp.StatusCode == http.StatusNoContent, resp.StatusCode == http.StatusNotModified:
+		n = 0 // it is the length of the body that another answer would have
 	}
 	if most >= 0 && n > most {
 		return nil, tooLarge()
@@ -226,7 +232,7 @@ func readBody(resp *http.Response, most int64) ([]byte, error) {
 		}
 		return body, nil
 	}
-	if most < 0 {
+	if most < 0 || most == math.MaxInt64 {
 		return io.ReadAll(resp.Body)
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, most+1))
@@ -251,8 +257,18 @@ func (c *Client) init() {
 		c.transport = NewTransport()
 	} else {
 		c.transport = c.Transport.Clone()
+		// A transport that has a DialContext does not speak HTTP/2 unless it is told to.
+		// Clone has made the original ready: it has this entry if it speaks it.
+		if c.Transport.TLSNextProto["h2"] != nil {
+			c.transport.ForceAttemptHTTP2 = true
+		}
 	}
-	if c.dialer.dial = c.transport.DialContext; c.dialer.dial == nil {
+	c.dialer.dial = c.transport.DialContext
+	//lint:ignore SA1019 a caller's transport may have it, and it must not be lost
+	if dial := c.transport.Dial; c.dialer.dial == nil && dial != nil {
+		c.dialer.dial = func(_ context.Context, network, addr string) (net.Conn, error) { return dial(network, addr) }
+	}
+	if c.dialer.dial == nil {
 		c.dialer.dial = new(net.Dialer).DialContext
 	}
 	c.transport.DialContext = c.dialer.DialContext
@@ -284,7 +300,11 @@ func classify(r *Request, err error) *Error {
 	if advice := localLimit(err); advice != "" {
 		return newError(ErrDial, r, fmt.Errorf("%s: %w", advice, err))
 	}
-	return newError(kindOf(err), r, err)
+	kind := kindOf(err)
+	if _, field, ok := strings.Cut(err.Error(), "invalid header field value for "); ok && kind == ErrBadURL {
+		err = errors.New("invalid value of the header field " + strings.Trim(field, `"`)) // whose name is valid
+	}
+	return newError(kind, r, err)
 }
 
 // localLimit tells what to do if err is this machine's fault and not the URL's, or "".
@@ -303,7 +323,7 @@ func kindOf(err error) Kind {
 	_, dns := errors.AsType[*net.DNSError](err)
 	netErr, isNet := errors.AsType[net.Error](err)
 	opErr, isOp := errors.AsType[*net.OpError](err)
-	text := err.Error()
+	text, _, _ := strings.Cut(err.Error(), `"`) // what is quoted is the server's
 	switch {
 	case dns:
 		return ErrDNS
@@ -311,7 +331,7 @@ func kindOf(err error) Kind {
 		return ErrTimeout
 	case isTLS(err), strings.Contains(text, "tls: "), strings.Contains(text, "HTTP response to HTTPS"):
 		return ErrTLS
-	case isOp && opErr.Op == "dial":
+	case isOp && (opErr.Op == "dial" || opErr.Op == "proxyconnect"):
 		return ErrDial
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return ErrTruncated
@@ -320,9 +340,12 @@ func kindOf(err error) Kind {
 		return ErrReset
 	case errors.Is(err, gzip.ErrHeader), errors.Is(err, gzip.ErrChecksum), isFlate(err):
 		return ErrDecode
-	case strings.Contains(text, "invalid header field"), strings.Contains(text, "invalid Host header"):
+	case strings.HasPrefix(text, "net/http: invalid header field"), strings.HasPrefix(text, "http: invalid Host header"):
 		return ErrBadURL
-	case strings.HasPrefix(text, "stopped after"): // http.Client's redirect policy
+	case strings.HasPrefix(text, "stopped after"), // http.Client's redirects
+		strings.HasPrefix(text, "failed to parse Location"),
+		strings.HasPrefix(text, "unsupported protocol scheme"),
+		strings.HasPrefix(text, "http: no Host in request URL"):
 		return ErrRedirect
 	}
 	return ErrProtocol

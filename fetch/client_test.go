@@ -6,13 +6,12 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
-	"net/http/cookiejar"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"strings"
 	"sync"
@@ -158,7 +157,7 @@ func TestClientErrorKinds(t *testing.T) {
 		"redirects not followed":  {&fetch.Client{MaxRedirects: -1}, bin + "/redirect/3", "", 302},
 		"redirect to ftp":         {nil, rawServer(t, says("HTTP/1.1 302 Found\r\nLocation: ftp://host/\r\nContent-Length: 0\r\n\r\n")), fetch.ErrRedirect, 302},
 		"redirect to this host":   {nil, rawServer(t, says("HTTP/1.1 302 Found\r\nLocation: http://:80/\r\nContent-Length: 0\r\n\r\n")), fetch.ErrRedirect, 302},
-		"http.Client's redirects": {fetch.HTTP(&http.Client{Transport: fetch.NewTransport()}), bin + "/redirect/11", fetch.ErrRedirect, 0},
+		"http.Client's redirects": {fetch.HTTP(&http.Client{Transport: fetch.NewTransport()}), bin + "/redirect/11", fetch.ErrRedirect, 302},
 		"http.Client's timeout":   {fetch.HTTP(&http.Client{Transport: fetch.NewTransport(), Timeout: 50 * time.Millisecond}), silent, fetch.ErrTimeout, 0},
 		"http.Client, refused":    {fetch.HTTP(&http.Client{Transport: fetch.NewTransport()}), "http://" + refused.Addr().String(), fetch.ErrDial, 0},
 	}
@@ -201,54 +200,6 @@ func corrupt(b []byte) []byte {
 	return b
 }
 
-// What cannot be fetched is told before any I/O.
-func TestClientBadRequests(t *testing.T) {
-	transport := fetch.NewTransport()
-	transport.DialContext = func(_ context.Context, _, addr string) (net.Conn, error) {
-		t.Errorf("dialed %s", addr)
-		return nil, errors.New("no dial was expected")
-	}
-	client := newClient(t, &fetch.Client{Transport: transport})
-	const good = "http://host.test/"
-	for name, r := range map[string]fetch.Request{
-		"empty":             {URL: ""},
-		"space":             {URL: " "},
-		"no scheme":         {URL: "host.test/path"},
-		"no scheme, port":   {URL: "host.test:80/path"},
-		"only a path":       {URL: "/path"},
-		"no host":           {URL: "http:///path"},
-		"opaque":            {URL: "http:host"},
-		"ftp":               {URL: "ftp://host.test/"},
-		"file":              {URL: "file:///etc/hosts"},
-		"NUL":               {URL: good + "\x00"},
-		"newline":           {URL: good + "a\nb"},
-		"DEL":               {URL: good + "\x7f"},
-		"space in the host": {URL: "http://ho st/"},
-		"only a port":       {URL: "http://:80/"},
-		"port 99999":        {URL: "http://host.test:99999/"},
-		"port 0":            {URL: "http://host.test:0/"},
-		"negative port":     {URL: "http://host.test:-1/"},
-		"port not a number": {URL: "http://user:secret/"},
-		"bad escape":        {URL: good + "%zz"},
-		"bad IPv6":          {URL: "http://[::1/"},
-		"too long":          {URL: good + strings.Repeat("a", 64<<10)},
-		"bad method":        {URL: good, Method: "GE T"},
-		"bad header name":   {URL: good, Header: http.Header{"a b": {"x"}}},
-		"bad header value":  {URL: good, Header: http.Header{"A": {"secret\r\nB: c"}}},
-		"secret everywhere": {URL: "http://user:secret@host.test:secret/%zz?secret#secret"},
-		"secret in Host":    {URL: good, Header: http.Header{"Host": {"secret\r\n"}}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			res := client.Do(t.Context(), &r)
-			require.ErrorIs(t, res.Err, fetch.ErrBadURL)
-			assert.Zero(t, res.Attempts)
-			assert.Zero(t, res.Status)
-			assert.NotContains(t, res.Err.Error(), "secret")
-			assert.Less(t, len(res.Err.Error()), 1000, "a text for a line")
-		})
-	}
-}
-
 func TestClientCancel(t *testing.T) {
 	arrived := make(chan struct{}, 1)
 	silent := rawServer(t, func(c *net.TCPConn) bool { arrived <- struct{}{}; io.Copy(io.Discard, c); return false })
@@ -285,160 +236,6 @@ func TestClientLocalLimits(t *testing.T) {
 	}
 }
 
-func TestClientRequests(t *testing.T) {
-	var mu sync.Mutex
-	var last *http.Request
-	var body []byte
-	url := newHTTPServer(t, func(w http.ResponseWriter, r *http.Request) {
-		mu.Lock()
-		defer mu.Unlock()
-		last = r
-		body, _ = io.ReadAll(r.Body)
-		w.Header().Set("X-Answer", "yes")
-		if r.URL.Path == "/204" {
-			w.WriteHeader(204)
-			return
-		}
-		io.WriteString(w, "hello")
-	})
-	for name, client := range map[string]*fetch.Client{
-		"Client": newClient(t, &fetch.Client{}),
-		"HTTP":   newClient(t, fetch.HTTP(&http.Client{Transport: fetch.NewTransport()})),
-	} {
-		t.Run(name, func(t *testing.T) {
-			header := http.Header{"X-Mine": {"1"}, "Host": {"other.test"}}
-			req := fetch.Request{Method: "POST", URL: url, Header: header, Body: []byte("data")}
-			r := client.Do(t.Context(), &req)
-			require.NoError(t, r.Err)
-			assert.Equal(t, "hello", string(r.Body))
-			assert.Equal(t, "yes", r.Header().Get("X-Answer"))
-			assert.Equal(t, "POST", last.Method)
-			assert.Equal(t, "data", string(body))
-			assert.Equal(t, int64(4), last.ContentLength)
-			assert.Equal(t, "1", last.Header.Get("X-Mine"))
-			assert.Equal(t, "gzip", last.Header.Get("Accept-Encoding"))
-			assert.Equal(t, "other.test", last.Host)
-			assert.Equal(t, http.Header{"X-Mine": {"1"}, "Host": {"other.test"}}, header, "the caller's header is as it was")
-
-			r = client.Do(t.Context(), &fetch.Request{URL: strings.Replace(url, "//", "//user:pass@", 1)})
-			require.NoError(t, r.Err)
-			assert.Equal(t, "GET", last.Method)
-			assert.Empty(t, last.Header.Get("Authorization"), "user info is not sent")
-
-			r = client.Do(t.Context(), &fetch.Request{Method: "HEAD", URL: url})
-			require.NoError(t, r.Err)
-			assert.Equal(t, 200, r.Status)
-			assert.Empty(t, r.Body)
-
-			r = get(t, client, url+"/204")
-			require.NoError(t, r.Err)
-			assert.True(t, r.OK())
-			assert.Empty(t, r.Body)
-		})
-	}
-}
-
-func TestClientGzip(t *testing.T) {
-	client := newClient(t, &fetch.Client{})
-	bin := newHTTPServer(t, httpbin.New().ServeHTTP)
-	r := get(t, client, bin+"/gzip")
-	require.NoError(t, r.Err)
-	var document struct{ Gzipped bool }
-	require.NoError(t, r.Decode(&document))
-	assert.True(t, document.Gzipped)
-}
-
-// A redirect repeats the request, or turns it into a GET; the caller's header
-// fields go to no other origin.
-func TestClientRedirects(t *testing.T) {
-	type seen struct{ method, body, token, contentType, path string }
-	handler := func(got *atomic.Pointer[seen], elsewhere string) http.HandlerFunc {
-		return func(w http.ResponseWriter, r *http.Request) {
-			var status int
-			if n, _ := fmt.Sscanf(r.URL.Path, "/%d/", &status); n == 1 {
-				target := "../end"
-				if strings.HasSuffix(r.URL.Path, "/away") {
-					target = elsewhere + "/end"
-				}
-				w.Header().Set("Location", target)
-				w.WriteHeader(status)
-				io.WriteString(w, "moved")
-				return
-			}
-			body, _ := io.ReadAll(r.Body)
-			got.Store(&seen{r.Method, string(body), r.Header.Get("X-Token"), r.Header.Get("Content-Type"), r.URL.Path})
-		}
-	}
-	var here, there atomic.Pointer[seen]
-	elsewhere := newHTTPServer(t, handler(&there, ""))
-	home := newHTTPServer(t, handler(&here, elsewhere))
-	client := newClient(t, &fetch.Client{})
-
-	for _, test := range []struct {
-		status           int
-		method, becomes  string
-		keepsBodyAndType bool
-	}{
-		{301, "GET", "GET", false}, {301, "POST", "GET", false}, {301, "PUT", "PUT", true},
-		{302, "POST", "GET", false}, {302, "HEAD", "HEAD", false}, {302, "DELETE", "DELETE", false},
-		{303, "POST", "GET", false}, {303, "PUT", "GET", false}, {303, "HEAD", "HEAD", false},
-		{307, "POST", "POST", true}, {307, "GET", "GET", false},
-		{308, "POST", "POST", true}, {308, "PUT", "PUT", true},
-	} {
-		for _, place := range []string{"here", "away"} {
-			t.Run(fmt.Sprintf("%d %s %s", test.status, test.method, place), func(t *testing.T) {
-				here.Store(nil)
-				there.Store(nil)
-				req := fetch.Request{Method: test.method, URL: fmt.Sprintf("%s/%d/%s", home, test.status, place), Header: http.Header{"X-Token": {"t"}}}
-				if test.method == "POST" || test.method == "PUT" {
-					req.Body = []byte("data")
-					req.Header.Set("Content-Type", "text/plain")
-				}
-				r := client.Do(t.Context(), &req)
-				require.NoError(t, r.Err)
-				require.Equal(t, 200, r.Status)
-				want := seen{method: test.becomes, path: "/end"}
-				if test.keepsBodyAndType {
-					want.body = "data"
-				}
-				got := there.Load()
-				if place == "here" {
-					got = here.Load()
-					want.token = "t"
-					if test.keepsBodyAndType {
-						want.contentType = "text/plain"
-					}
-				}
-				require.NotNil(t, got)
-				assert.Equal(t, want, *got)
-			})
-		}
-	}
-}
-
-// The connection is the dear part of a small request: it must serve the next one.
-func TestClientReusesConnections(t *testing.T) {
-	for name, timeout := range map[string]time.Duration{"timeout": 0, "no timeout": -1} {
-		t.Run(name, func(t *testing.T) {
-			client := newClient(t, &fetch.Client{Timeout: timeout})
-			s := fetchtest.NewServer(t, fetchtest.FailStatus(0.5, 500))
-			for i := range 50 {
-				require.NoError(t, get(t, client, s.Ping(i)).Err)
-			}
-			assert.Equal(t, 1, s.Conns())
-
-			for range 20 {
-				var g sync.WaitGroup
-				for i := range 10 {
-					g.Go(func() { assert.NoError(t, get(t, client, s.Ping(i)).Err) })
-				}
-				g.Wait()
-			}
-			assert.LessOrEqual(t, s.Conns(), 10, "connections for 10 requests at a time")
-		})
-	}
-}
-
 // A server that closes each connection must not make a request wait for ever: its
 // dial waits for a place only while the others have their connections.
 func TestClientWhenConnectionsClose(t *testing.T) {
@@ -458,24 +255,6 @@ func TestClientWhenConnectionsClose(t *testing.T) {
 		received++
 	}
 	assert.Equal(t, 300, received)
-}
-
-// net/http goes on dialing for a request that was canceled; the client does not.
-func TestClientCancelEndsDial(t *testing.T) {
-	begun, ended := make(chan struct{}), make(chan struct{})
-	transport := fetch.NewTransport()
-	transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
-		close(begun)
-		<-ctx.Done()
-		close(ended)
-		return nil, ctx.Err()
-	}
-	client := newClient(t, &fetch.Client{Transport: transport})
-	ctx, cancel := context.WithCancel(t.Context())
-	go func() { <-begun; cancel() }()
-	r := client.Do(ctx, &fetch.Request{URL: "http://host.test/"})
-	assert.ErrorIs(t, r.Err, fetch.ErrCanceled)
-	<-ended
 }
 
 func TestClientHTTP2(t *testing.T) {
@@ -499,25 +278,83 @@ func TestClientHTTP2(t *testing.T) {
 	}
 }
 
-// An http.Client brings its cookies and its redirect policy along.
-func TestHTTPUsesItsClient(t *testing.T) {
-	url := newHTTPServer(t, func(w http.ResponseWriter, r *http.Request) {
-		if _, err := r.Cookie("visited"); err == nil {
-			io.WriteString(w, "again")
-			return
+// A connection that is stuck in the handshake must not stand in the way of the next.
+func TestClientStuckHandshake(t *testing.T) {
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hello") }))
+	silent := &firstIsSilent{Listener: s.Listener, done: make(chan struct{})}
+	s.Listener = silent
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	transport := fetch.NewTransport()
+	transport.TLSClientConfig = s.Client().Transport.(*http.Transport).TLSClientConfig
+	// Without a limit of its own, only the client ends the handshake.
+	transport.TLSHandshakeTimeout = 0
+	client := newClient(t, &fetch.Client{Transport: transport, Timeout: 300 * time.Millisecond})
+	assert.ErrorIs(t, get(t, client, s.URL).Err, fetch.ErrTimeout)
+	<-silent.done // it has been closed, though net/http would wait on
+
+	patient := newClient(t, &fetch.Client{Transport: transport})
+	for range 3 {
+		require.NoError(t, get(t, patient, s.URL).Err)
+	}
+}
+
+// firstIsSilent is a listener whose first connection nobody answers.
+type firstIsSilent struct {
+	net.Listener
+	once sync.Once
+	done chan struct{} // closed when that connection is
+}
+
+func (l *firstIsSilent) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	l.once.Do(func() {
+		if err == nil {
+			go func(c net.Conn) {
+				io.Copy(io.Discard, c)
+				c.Close()
+				close(l.done)
+			}(c)
+			c, err = l.Listener.Accept()
 		}
-		http.SetCookie(w, &http.Cookie{Name: "visited", Value: "yes"})
-		http.Redirect(w, r, "/", http.StatusFound)
 	})
-	jar, err := cookiejar.New(nil)
-	require.NoError(t, err)
-	asIs := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	client := newClient(t, fetch.HTTP(&http.Client{Transport: fetch.NewTransport(), Jar: jar, CheckRedirect: asIs}))
-	header := http.Header{}
-	assert.Equal(t, 302, get(t, client, url).Status)
-	r := client.Do(t.Context(), &fetch.Request{URL: url, Header: header})
-	assert.Equal(t, "again", string(r.Body))
-	assert.Empty(t, header, "the jar's cookies do not go into the caller's header")
-	r = newClient(t, fetch.HTTP(nil)).Do(t.Context(), &fetch.Request{URL: url, Header: http.Header{"Cookie": {"visited=yes"}}})
-	assert.True(t, r.OK(), "nil means http.DefaultClient")
+	return c, err
+}
+
+// A connection to a proxy is of no use to a request for another one.
+func TestClientRotatingProxies(t *testing.T) {
+	var proxies []*url.URL
+	for range 3 {
+		u, err := url.Parse(newHTTPServer(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "proxied") }))
+		require.NoError(t, err)
+		proxies = append(proxies, u)
+	}
+	var n atomic.Int64
+	transport := fetch.NewTransport()
+	transport.Proxy = func(*http.Request) (*url.URL, error) { return proxies[n.Add(1)%3], nil }
+	client := newClient(t, &fetch.Client{Transport: transport})
+	for range 9 {
+		r := get(t, client, "http://host.test/")
+		require.NoError(t, r.Err)
+		require.Equal(t, "proxied", string(r.Body))
+	}
+}
+
+// A 304 tells the length of a body that it does not have.
+func TestClientNotModified(t *testing.T) {
+	for _, http2 := range []bool{false, true} {
+		s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", "1234")
+			w.WriteHeader(http.StatusNotModified)
+		}))
+		s.EnableHTTP2 = http2
+		s.StartTLS()
+		t.Cleanup(s.Close)
+		transport := fetch.NewTransport()
+		transport.TLSClientConfig = &tls.Config{RootCAs: s.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs}
+		r := get(t, newClient(t, &fetch.Client{Transport: transport}), s.URL)
+		require.NoError(t, r.Err)
+		assert.Equal(t, 304, r.Status)
+		assert.Empty(t, r.Body)
+	}
 }

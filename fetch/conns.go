@@ -3,7 +3,10 @@ package fetch
 import (
 	"context"
 	"net"
+	"net/url"
 	"sync"
+	"sync/atomic"
+	"time"
 )
 
 // A dialer keeps a [Client] from opening more connections to a host than it has
@@ -17,15 +20,20 @@ import (
 // request has been served by then, the connection is kept for the next), when its request
 // times out, or when the caller's context is done.
 //
-// A dial that waits cannot hold its request up for nothing: with as many
-// connections as requests, and this request without one, some connection is idle or
-// about to be, and goes to it; or is closed, and lets it dial.
+// The wait is a courtesy and no lock: as a rule, with as many connections as requests and
+// this request without one, some connection is idle or about to be, and comes to it. Where
+// that fails (a connection that is stuck, or that net/http thinks fit for some other request
+// only) the dial goes on after patience. Connections to a proxy are not counted.
 type dialer struct {
 	dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	mu    sync.Mutex
 	hosts map[origin]*hostConns // those with requests or connections
 }
+
+// patience is how long a dial waits for its turn. A connection that another request is
+// waiting for comes, or does not, in the time of a dial or of a quick request.
+const patience = 500 * time.Millisecond
 
 // An origin is the scheme and host of a URL, with the port if it is written.
 type origin struct{ scheme, host string }
@@ -97,31 +105,61 @@ func (d *dialer) DialContext(ctx context.Context, network, addr string) (net.Con
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if err := d.reserve(ctx, h); err != nil {
-		return nil, err
-	}
-	defer context.AfterFunc(h.caller, cancel)()
-	defer context.AfterFunc(h, func() {
-		if h.Err() == context.DeadlineExceeded {
-			cancel()
+	release := func() {}
+	if addr == h.host.origin.addr() { // else it is a proxy's
+		if err := d.reserve(ctx, h); err != nil {
+			return nil, err
 		}
-	})()
-	host := h.host // and not h, which the connection would keep in memory
-	release := sync.OnceFunc(func() { d.release(host) })
+		host := h.host // and not h, which the connection would keep in memory
+		release = sync.OnceFunc(func() { d.release(host) })
+	}
+	unwatch := watch(h, cancel)
 	conn, err := d.dial(ctx, network, addr)
+	unwatch()
 	if err != nil {
 		release()
 		return nil, err
 	}
-	return &countedConn{Conn: conn, closed: release}, nil
+	unwatch = func() {}
+	if h.host.origin.scheme == "https" {
+		// What net/http does next does not end with its request either: the handshake.
+		unwatch = watch(h, func() { conn.Close(); release() })
+	}
+	return &countedConn{Conn: conn, release: release, unwatch: unwatch}, nil
+}
+
+// watch calls f when h times out or its caller's context is done, unless unwatch is called before.
+func watch(h *hop, f func()) (unwatch func()) {
+	stopCaller := context.AfterFunc(h.caller, f)
+	stopTimeout := context.AfterFunc(h, func() {
+		if h.Err() == context.DeadlineExceeded {
+			f()
+		}
+	})
+	return func() {
+		stopCaller()
+		stopTimeout()
+	}
+}
+
+// addr returns the address that net/http dials for o if there is no proxy.
+func (o origin) addr() string {
+	u := url.URL{Host: o.host}
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[o.scheme]
+	}
+	return net.JoinHostPort(u.Hostname(), port)
 }
 
 // reserve counts a connection in as soon as h's host has more requests than
-// connections, unless h ends before.
+// connections, or patience is at its end, unless h ends before.
 func (d *dialer) reserve(ctx context.Context, h *hop) error {
-	for {
+	tired := time.NewTimer(patience)
+	defer tired.Stop()
+	for patient := true; ; {
 		d.mu.Lock()
-		if h.host.conns < h.host.requests {
+		if h.host.conns < h.host.requests || !patient && h.host.requests > 0 {
 			d.count(h.host, 0, 1)
 			d.mu.Unlock()
 			return nil
@@ -133,6 +171,8 @@ func (d *dialer) reserve(ctx context.Context, h *hop) error {
 		d.mu.Unlock()
 		select {
 		case <-changed:
+		case <-tired.C:
+			patient = false
 		case <-h.Done():
 			return h.Err()
 		case <-ctx.Done(): // CloseIdleConnections
@@ -147,13 +187,25 @@ func (d *dialer) release(h *hostConns) {
 	d.count(h, 0, -1)
 }
 
-// A countedConn tells its dialer when it is closed.
+// A countedConn tells its dialer when it is closed, and is watched until the first byte comes.
 type countedConn struct {
 	net.Conn
-	closed func()
+	release func()
+	unwatch func()
+	heard   atomic.Bool
+}
+
+func (c *countedConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if n > 0 && !c.heard.Load() {
+		c.heard.Store(true)
+		c.unwatch()
+	}
+	return n, err
 }
 
 func (c *countedConn) Close() error {
-	defer c.closed()
+	defer c.release()
+	c.unwatch()
 	return c.Conn.Close()
 }

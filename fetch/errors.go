@@ -73,7 +73,7 @@ func (e *Error) Error() string {
 	}
 	b.WriteString(string(e.Kind))
 	if e.Err != nil {
-		b.WriteString(": " + causeText(e.Kind, e.Err))
+		b.WriteString(": " + causeText(e.Err))
 	}
 	return b.String()
 }
@@ -96,19 +96,15 @@ func (e *Error) Is(target error) bool {
 // Timeout reports whether the kind is [ErrTimeout], as net.Error's method does.
 func (e *Error) Timeout() bool { return e.Kind == ErrTimeout }
 
-// causeText is the cause's text without what a server or a URL may have put
+// causeText is the cause's text without what a server, a URL or a header may have put
 // into it: net/http and net/url quote that, so a quote and the rest are left out.
-func causeText(k Kind, err error) string {
-	s := err.Error()
-	if k == ErrProtocol || k == ErrTLS || k == ErrTruncated || k == ErrReset {
-		s, _, _ = strings.Cut(s, `"`)
-		s = strings.TrimRight(s, " :")
-	}
-	return s
+func causeText(err error) string {
+	s, _, _ := strings.Cut(err.Error(), `"`)
+	return strings.TrimRight(s, " :")
 }
 
-// A PanicError is the Err of a request whose [Doer] panicked, or called
-// [runtime.Goexit]. It is an [*Error] of kind [ErrPanic] too.
+// A PanicError is the Err of a request whose [Doer] panicked, or called [runtime.Goexit]
+// (but [Serial], whose Doer runs on the caller's goroutine, lets that end the caller). It is an [*Error] of kind [ErrPanic] too.
 type PanicError struct {
 	// URL is the request's, safe to show, as in [Error].
 	URL string

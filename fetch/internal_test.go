@@ -4,14 +4,9 @@ import (
 	"net/url"
 	"strings"
 	"testing"
-	"time"
 	"unicode"
 
-	"net/http"
-	"net/http/httptest"
-
 	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
 )
 
 func TestSafeURL(t *testing.T) {
@@ -41,23 +36,6 @@ func TestHostOf(t *testing.T) {
 	} {
 		assert.Equal(t, want, hostOf(raw), "%q", raw)
 	}
-}
-
-// A client that has seen a million hosts must not remember them.
-func TestDialerForgetsHosts(t *testing.T) {
-	s := httptest.NewServer(http.NotFoundHandler())
-	defer s.Close()
-	c := &Client{}
-	for range 10 {
-		require.NoError(t, c.Do(t.Context(), &Request{URL: s.URL}).Err)
-	}
-	require.ErrorIs(t, c.Do(t.Context(), &Request{URL: "http://127.0.0.1:1/"}).Err, ErrDial)
-	c.CloseIdleConnections()
-	require.Eventually(t, func() bool {
-		c.dialer.mu.Lock()
-		defer c.dialer.mu.Unlock()
-		return len(c.dialer.hosts) == 0
-	}, 5*time.Second, time.Millisecond)
 }
 
 func FuzzURL(f *testing.F) {

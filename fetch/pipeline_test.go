@@ -155,7 +155,7 @@ func TestPipelineBadDoers(t *testing.T) {
 	// Each of these answers the first half of its group as it should.
 	half := func(reqs []*fetch.Request, yield func(fetch.Result)) (rest []*fetch.Request) {
 		n := (len(reqs) + 1) / 2
-		answerEach(nil, reqs[:n], yield)
+		answerEach(t.Context(), reqs[:n], yield)
 		return reqs[n:]
 	}
 	for name, c := range map[string]struct {

@@ -34,7 +34,7 @@ func (c *Client) redirect(hreq *http.Request, req *Request, resp *http.Response,
 	}
 	u := hreq.URL.ResolveReference(ref)
 	if err := checkURL(u.String(), u); err != nil {
-		return nil, &Error{Kind: ErrRedirect, Err: fmt.Errorf("Location: %w", err)}
+		return nil, &Error{Kind: ErrRedirect, Err: fmt.Errorf("its Location: %w", err)}
 	}
 	u.User = nil
 

@@ -57,7 +57,7 @@ func safeURL(raw string) string {
 		raw = raw[:i]
 	}
 	scheme, rest, ok := strings.Cut(raw, "://")
-	if ok {
+	if ok && !strings.ContainsAny(scheme, ":/@") {
 		scheme += "://"
 	} else {
 		scheme, rest = "", raw
@@ -67,13 +67,23 @@ func safeURL(raw string) string {
 		authority, path = rest[:i], rest[i:]
 	}
 	authority = authority[strings.LastIndexByte(authority, '@')+1:]
-	if i := strings.LastIndexByte(authority, ':'); i > strings.LastIndexByte(authority, ']') {
-		if _, err := strconv.Atoi(authority[i+1:]); err != nil && i+1 < len(authority) {
-			// No port, so perhaps a password: of http://user:pass/word@host/, say.
-			authority, path = authority[:i], ""
-		}
+	if !isHost(authority) && strings.ContainsAny(authority+path, ":@") {
+		// What stands there may be a password: of http://user:pass/word@host/, say.
+		authority, _, _ = strings.Cut(authority, ":")
+		path = ""
 	}
 	return shorten(scheme+authority+path, 256)
+}
+
+// isHost reports whether authority, which has no user info, is a host, with or without a port.
+func isHost(authority string) bool {
+	host := authority
+	if i := strings.LastIndexByte(authority, ':'); i >= 0 {
+		if port := authority[i+1:]; port != "" && strings.Trim(port, "0123456789") == "" {
+			host = authority[:i]
+		}
+	}
+	return host != "" && (host[0] == '[' || !strings.Contains(host, ":"))
 }
 
 // shorten cuts s to at most n bytes, and escapes what does not print.

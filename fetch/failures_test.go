@@ -1,0 +1,446 @@
+package fetch_test
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"fetchbench/fetch"
+	"fetchbench/fetch/fetchtest"
+)
+
+// soon is how long a test waits for what has to happen at once, on a busy machine.
+const soon = 10 * time.Second
+
+// tidy closes c's connections at the end of the test.
+func tidy(t *testing.T, c *fetch.Client) *fetch.Client {
+	t.Helper()
+	t.Cleanup(c.CloseIdleConnections)
+	return c
+}
+
+// serve starts a server for h, which is closed at the end of the test.
+func serve(t *testing.T, h http.Handler) *httptest.Server {
+	t.Helper()
+	s := httptest.NewServer(h)
+	t.Cleanup(s.Close)
+	return s
+}
+
+// counted is serve with a count of the connections. It returns the server's URL.
+func counted(t *testing.T, h http.Handler) (string, *atomic.Int64) {
+	t.Helper()
+	conns := new(atomic.Int64)
+	s := httptest.NewUnstartedServer(h)
+	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			conns.Add(1)
+		}
+	}
+	s.Start()
+	t.Cleanup(s.Close)
+	return s.URL, conns
+}
+
+// serveTLS is serve with TLS and HTTP/2, and without the log of failed handshakes.
+func serveTLS(t *testing.T, h http.Handler) *httptest.Server {
+	t.Helper()
+	s := httptest.NewUnstartedServer(h)
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	return s
+}
+
+// serveRaw starts a server that reads the head of one request from each connection, calls
+// answer and closes the connection. It returns its URL.
+func serveRaw(t *testing.T, answer func(conn *net.TCPConn, r *http.Request)) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	var running sync.WaitGroup
+	running.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			running.Go(func() {
+				defer conn.Close()
+				if r, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
+					answer(conn.(*net.TCPConn), r)
+				}
+			})
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		running.Wait()
+	})
+	return "http://" + l.Addr().String()
+}
+
+// sends answers with text and closes the connection.
+func sends(text string) func(*net.TCPConn, *http.Request) {
+	return func(conn *net.TCPConn, _ *http.Request) { io.WriteString(conn, text) }
+}
+
+// hangs answers with text and then waits until the client hangs up.
+func hangs(text string) func(*net.TCPConn, *http.Request) {
+	return func(conn *net.TCPConn, _ *http.Request) {
+		io.WriteString(conn, text)
+		io.Copy(io.Discard, conn)
+	}
+}
+
+// gzipped returns text compressed.
+func gzipped(text string) []byte {
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	io.WriteString(w, text)
+	w.Close()
+	return b.Bytes()
+}
+
+// bomb is a gzip stream of one byte more than the default MaxBody, in members of 1 MiB.
+var bomb = sync.OnceValue(func() []byte {
+	return append(bytes.Repeat(gzipped(strings.Repeat("x", 1<<20)), 10), gzipped("x")...)
+})
+
+// answers serves body with the header fields in pairs.
+func answers(body []byte, pairs ...string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		for i := 0; i < len(pairs); i += 2 {
+			w.Header().Set(pairs[i], pairs[i+1])
+		}
+		w.Write(body)
+	}
+}
+
+type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
+
+func dialedBy(dial dialFunc) *http.Transport { return &http.Transport{DialContext: dial} }
+
+func failing(err error) *http.Transport {
+	return dialedBy(func(context.Context, string, string) (net.Conn, error) { return nil, err })
+}
+
+func socketError(errno syscall.Errno) *http.Transport {
+	return failing(&net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", errno)})
+}
+
+// secret stands in everything of a request that must not get into a log.
+const secret = "s3cret"
+
+// Every way to fail that a client reports: what it is called, what it tells, and that
+// neither a request's secrets nor a server that repeats them get into its text.
+func TestClientFailures(t *testing.T) {
+	raw := func(answer func(*net.TCPConn, *http.Request)) func(*testing.T) string {
+		return func(t *testing.T) string { return serveRaw(t, answer) }
+	}
+	page := func(h http.Handler) func(*testing.T) string {
+		return func(t *testing.T) string { return serve(t, h).URL }
+	}
+	location := func(to string) func(*testing.T) string {
+		return page(answersStatus(http.StatusFound, "Location", to))
+	}
+	nowhere := func(*testing.T) string { return "http://127.0.0.1:1" }
+	const large = 1000
+
+	for _, c := range []struct {
+		name      string
+		server    func(t *testing.T) string // its URL without a path
+		transport *http.Transport           // nil: a new one
+		timeout   time.Duration             // the Client's, as is
+		most      int64                     // its MaxBody
+		kind      fetch.Kind
+		status    int
+		text      string // something that the error says
+	}{
+		{name: "DNS", server: func(*testing.T) string { return "http://nosuchhost.invalid" },
+			transport: failing(&net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: "nosuchhost.invalid", IsNotFound: true}}),
+			kind:      fetch.ErrDNS, text: "no such host"},
+		{name: "refused", server: nowhere, kind: fetch.ErrDial, text: "connection refused"},
+		{name: "proxy refused", server: nowhere,
+			transport: &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", User: url.UserPassword("u", secret), Host: "127.0.0.1:1"})},
+			kind:      fetch.ErrDial, text: "connection refused"},
+		{name: "files of the process", server: nowhere, transport: socketError(syscall.EMFILE), kind: fetch.ErrDial, text: "lower the strategy's limit or raise ulimit -n"},
+		{name: "files of the machine", server: nowhere, transport: socketError(syscall.ENFILE), kind: fetch.ErrDial, text: "lower the strategy's limit or raise ulimit -n"},
+		{name: "ports", server: nowhere, transport: socketError(syscall.EADDRNOTAVAIL), kind: fetch.ErrDial, text: "let connections be reused"},
+
+		{name: "certificate of nobody known", server: func(t *testing.T) string { return serveTLS(t, http.NotFoundHandler()).URL },
+			kind: fetch.ErrTLS, text: "certificate"},
+		{name: "certificate of another", server: func(t *testing.T) string { return serveTLS(t, http.NotFoundHandler()).URL },
+			transport: &http.Transport{TLSClientConfig: &tls.Config{ServerName: "other.invalid"}},
+			kind:      fetch.ErrTLS, text: "certificate"},
+		{name: "no TLS there", server: func(t *testing.T) string {
+			return strings.Replace(serve(t, http.NotFoundHandler()).URL, "http:", "https:", 1)
+		}, kind: fetch.ErrTLS},
+
+		{name: "silence", server: raw(hangs("")), timeout: 30 * time.Millisecond, kind: fetch.ErrTimeout, text: "30ms"},
+		{name: "silence in the head", server: raw(hangs("HTTP/1.1 200 OK\r\n")), timeout: 30 * time.Millisecond, kind: fetch.ErrTimeout},
+		{name: "silence in the body", server: raw(hangs("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345")),
+			timeout: 30 * time.Millisecond, kind: fetch.ErrTimeout, status: 200, text: "30ms"},
+		{name: "silence in the body of a redirect", server: raw(hangs("HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 10\r\n\r\n12345")),
+			timeout: 30 * time.Millisecond, kind: fetch.ErrTimeout},
+		{name: "transport's own timeout", server: raw(hangs("")), transport: &http.Transport{ResponseHeaderTimeout: 30 * time.Millisecond},
+			timeout: -1, kind: fetch.ErrTimeout},
+
+		{name: "closed", server: raw(sends("")), kind: fetch.ErrReset},
+		{name: "reset", server: raw(func(conn *net.TCPConn, _ *http.Request) { conn.SetLinger(0) }), kind: fetch.ErrReset},
+		{name: "closed in the head", server: raw(sends("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n")), kind: fetch.ErrTruncated},
+		{name: "short body", server: raw(sends("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345")), kind: fetch.ErrTruncated, status: 200},
+		{name: "no body", server: raw(sends("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n")), kind: fetch.ErrTruncated, status: 200},
+		{name: "short body, large", server: raw(sends("HTTP/1.1 200 OK\r\nContent-Length: 2000000\r\n\r\n12345")), kind: fetch.ErrTruncated, status: 200},
+		{name: "no last chunk", server: raw(sends("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n")), kind: fetch.ErrTruncated, status: 200},
+
+		{name: "no HTTP", server: raw(sends("220 smtp.invalid ESMTP " + secret + "\r\n\r\n")), kind: fetch.ErrProtocol},
+		{name: "echo of the request", server: raw(func(conn *net.TCPConn, r *http.Request) {
+			r.Write(conn)
+		}), kind: fetch.ErrProtocol},
+		{name: "status", server: raw(sends("HTTP/1.1 " + secret + " OK\r\n\r\n")), kind: fetch.ErrProtocol},
+		{name: "header field", server: raw(func(conn *net.TCPConn, r *http.Request) {
+			fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nno field %s\r\n\r\n", r.URL.RawQuery)
+		}), kind: fetch.ErrProtocol},
+		{name: "length", server: raw(sends("HTTP/1.1 200 OK\r\nContent-Length: " + secret + "\r\n\r\n")), kind: fetch.ErrProtocol},
+		{name: "coding", server: raw(sends("HTTP/1.1 200 OK\r\nTransfer-Encoding: " + secret + "\r\n\r\n")), kind: fetch.ErrProtocol},
+		{name: "chunk", server: raw(sends("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + secret + "\r\n")), kind: fetch.ErrProtocol, status: 200},
+		{name: "head without end", server: raw(func(conn *net.TCPConn, _ *http.Request) {
+			io.WriteString(conn, "HTTP/1.1 200 OK\r\nX: "+strings.Repeat("x", 100<<10))
+			io.Copy(io.Discard, conn)
+		}), transport: &http.Transport{MaxResponseHeaderBytes: 1000}, kind: fetch.ErrProtocol},
+		// What a server says is not taken for an error of ours.
+		{name: "says tls", server: raw(sends("tls: no " + secret + "\r\n\r\n")), kind: fetch.ErrProtocol},
+		{name: "says server closed", server: raw(sends("server closed " + secret + "\r\n\r\n")), kind: fetch.ErrProtocol},
+		{name: "says invalid header field", server: raw(sends("invalid header field " + secret + "\r\n\r\n")), kind: fetch.ErrProtocol},
+
+		{name: "large by its length", server: page(answers(make([]byte, large), "Content-Length", "1000")),
+			most: large - 1, kind: fetch.ErrTooLarge, status: 200, text: "999 bytes"},
+		{name: "large by its claim", server: raw(hangs("HTTP/1.1 200 OK\r\nContent-Length: 9000000000000000000\r\n\r\n")), kind: fetch.ErrTooLarge, status: 200},
+		{name: "large in chunks", server: page(chunked(make([]byte, large))), most: large - 1, kind: fetch.ErrTooLarge, status: 200},
+		{name: "large when decoded", server: page(answers(bomb(), "Content-Encoding", "gzip")),
+			most: 100_000, kind: fetch.ErrTooLarge, status: 200},
+		{name: "larger than 10 MiB", server: page(answers(bomb(), "Content-Encoding", "gzip")),
+			kind: fetch.ErrTooLarge, status: 200},
+
+		{name: "no gzip", server: page(answers([]byte("this is no gzip: "+secret), "Content-Encoding", "gzip")), kind: fetch.ErrDecode, status: 200},
+		{name: "gzip with a wrong bit", server: page(answers(flipped(gzipped("hello"), 12), "Content-Encoding", "gzip")), kind: fetch.ErrDecode, status: 200},
+		{name: "gzip with a wrong sum", server: page(answers(flipped(gzipped("hello"), len(gzipped("hello"))-8), "Content-Encoding", "gzip")), kind: fetch.ErrDecode, status: 200},
+
+		{name: "redirect loop", server: location("/path?token=" + secret), kind: fetch.ErrRedirect, status: 302, text: "10 redirects"},
+		{name: "redirect to ftp", server: location("ftp://u:" + secret + "@127.0.0.1/"), kind: fetch.ErrRedirect, status: 302},
+		{name: "redirect to no host", server: location("http:///" + secret), kind: fetch.ErrRedirect, status: 302},
+		{name: "redirect to nonsense", server: location("http://u:" + secret + "@[::1/"), kind: fetch.ErrRedirect, status: 302},
+		{name: "redirect to a bad escape", server: location("/%zz" + secret), kind: fetch.ErrRedirect, status: 302},
+		{name: "redirect to nobody", server: location("http://u:" + secret + "@127.0.0.1:1/?" + secret), kind: fetch.ErrDial},
+		{name: "redirect to no TLS", server: func(t *testing.T) string {
+			plain := serve(t, http.NotFoundHandler()).URL
+			return location(strings.Replace(plain, "http:", "https:", 1) + "/?" + secret)(t)
+		}, kind: fetch.ErrTLS},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.transport == nil {
+				c.transport = fetch.NewTransport()
+			}
+			t.Cleanup(c.transport.CloseIdleConnections)
+			server := c.server(t)
+			own := &fetch.Client{Transport: c.transport, Timeout: c.timeout, MaxBody: c.most}
+			users := fetch.HTTP(&http.Client{Transport: c.transport})
+			users.Timeout, users.MaxBody = c.timeout, c.most
+			for name, client := range map[string]*fetch.Client{"Client": own, "HTTP": users} {
+				t.Run(name, func(t *testing.T) {
+					tidy(t, client)
+					scheme, host, _ := strings.Cut(server, "://")
+					req := &fetch.Request{
+						URL:    scheme + "://user:" + secret + "@" + host + "/path?token=" + secret + "#" + secret,
+						Header: http.Header{"Authorization": {"Bearer " + secret}, "X-Token": {secret}},
+					}
+					res := client.Do(t.Context(), req)
+					require.Error(t, res.Err)
+					assert.Equal(t, c.kind, fetch.KindOf(res.Err), "%v", res.Err)
+					assert.ErrorIs(t, res.Err, c.kind)
+					assert.Equal(t, c.kind == fetch.ErrTimeout, errors.Is(res.Err, context.DeadlineExceeded), "is a DeadlineExceeded")
+					assert.NotErrorIs(t, res.Err, context.Canceled)
+					assert.ErrorContains(t, res.Err, "fetch: "+server+"/path: "+string(c.kind))
+					assert.ErrorContains(t, res.Err, c.text)
+					assert.NotContains(t, res.Err.Error(), secret)
+					assert.NotContains(t, res.Err.Error(), "\n")
+					var e *fetch.Error
+					require.ErrorAs(t, res.Err, &e)
+					assert.Equal(t, server+"/path", e.URL)
+					assert.Equal(t, c.kind == fetch.ErrTimeout, e.Timeout())
+					assert.Same(t, req, res.Request)
+					assert.Equal(t, 1, res.Attempts)
+					assert.Positive(t, res.Duration)
+					assert.Nil(t, res.Body, "part of a body")
+					if name == "Client" { // http.Client does not tell on which answer it gave up
+						assert.Equal(t, c.status, res.Status)
+						assert.Equal(t, c.status != 0, res.Header() != nil, "has a header")
+					}
+					assert.False(t, res.OK())
+					assert.Equal(t, res.Err, res.Decode(new(any)))
+				})
+			}
+		})
+	}
+}
+
+func answersStatus(status int, pairs ...string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		for i := 0; i < len(pairs); i += 2 {
+			w.Header().Set(pairs[i], pairs[i+1])
+		}
+		w.WriteHeader(status)
+	}
+}
+
+// chunked answers with body, whose length it does not tell.
+func chunked(body []byte) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		http.NewResponseController(w).Flush()
+		w.Write(body)
+	}
+}
+
+// flipped returns b with the ith byte inverted.
+func flipped(b []byte, i int) []byte {
+	b = bytes.Clone(b)
+	b[i] ^= 0xff
+	return b
+}
+
+// The end of the caller's context is told as such, whatever it interrupted.
+func TestClientContext(t *testing.T) {
+	cause := errors.New("the user pressed Ctrl-C")
+	deadline := func(ctx context.Context) (context.Context, func()) {
+		ctx, cancel := context.WithTimeout(ctx, 30*time.Millisecond)
+		t.Cleanup(cancel)
+		return ctx, func() {}
+	}
+	canceled := func(ctx context.Context) (context.Context, func()) {
+		ctx, cancel := context.WithCancelCause(ctx)
+		return ctx, func() { cancel(cause) }
+	}
+	for _, c := range []struct {
+		name    string
+		answer  string
+		context func(context.Context) (_ context.Context, end func())
+		kind    fetch.Kind
+		is, not error
+	}{
+		{"canceled before the head", "", canceled, fetch.ErrCanceled, context.Canceled, context.DeadlineExceeded},
+		{"canceled in the body", "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345", canceled, fetch.ErrCanceled, context.Canceled, context.DeadlineExceeded},
+		{"deadline before the head", "", deadline, fetch.ErrTimeout, context.DeadlineExceeded, context.Canceled},
+		{"deadline in the body", "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345", deadline, fetch.ErrTimeout, context.DeadlineExceeded, context.Canceled},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for _, timeout := range []time.Duration{0, -1} {
+				ctx, end := c.context(t.Context())
+				server := serveRaw(t, func(conn *net.TCPConn, _ *http.Request) {
+					io.WriteString(conn, c.answer)
+					end()
+					io.Copy(io.Discard, conn)
+				})
+				res := tidy(t, &fetch.Client{Timeout: timeout}).Do(ctx, &fetch.Request{URL: server})
+				require.Error(t, res.Err)
+				assert.Equal(t, c.kind, fetch.KindOf(res.Err), "%v", res.Err)
+				assert.ErrorIs(t, res.Err, c.is)
+				assert.NotErrorIs(t, res.Err, c.not)
+				assert.Equal(t, c.kind == fetch.ErrCanceled, errors.Is(res.Err, cause), "has its cause: %v", res.Err)
+				assert.Nil(t, res.Body)
+			}
+		})
+	}
+	t.Run("canceled before", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		res := tidy(t, &fetch.Client{Transport: noDial(t)}).Do(ctx, &fetch.Request{URL: "http://127.0.0.1:1"})
+		assert.Equal(t, fetch.ErrCanceled, fetch.KindOf(res.Err))
+	})
+}
+
+// noDial is for tests of what has to fail before any I/O.
+func noDial(t *testing.T) *http.Transport {
+	return dialedBy(func(_ context.Context, _, addr string) (net.Conn, error) {
+		t.Errorf("dialed %s", addr)
+		return nil, errors.New("dialed")
+	})
+}
+
+// A dial that nobody waits for any more has to end, or it and its place are lost.
+func TestClientBlackHole(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		timeout time.Duration
+		cancel  bool
+		kind    fetch.Kind
+	}{
+		{"canceled", 0, true, fetch.ErrCanceled},
+		{"canceled without a timeout", -1, true, fetch.ErrCanceled},
+		{"timeout", 30 * time.Millisecond, false, fetch.ErrTimeout},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			begun, ended := make(chan bool, 1), make(chan bool, 1)
+			client := tidy(t, &fetch.Client{Timeout: c.timeout, Transport: dialedBy(func(ctx context.Context, _, _ string) (net.Conn, error) {
+				begun <- true
+				<-ctx.Done()
+				ended <- true
+				return nil, ctx.Err()
+			})})
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			result := make(chan fetch.Result, 1)
+			go func() { result <- client.Do(ctx, &fetch.Request{URL: "http://192.0.2.1/"}) }()
+			<-begun
+			if c.cancel {
+				cancel()
+			}
+			res := <-result
+			assert.Equal(t, c.kind, fetch.KindOf(res.Err), "%v", res.Err)
+			select {
+			case <-ended:
+			case <-time.After(soon):
+				assert.Fail(t, "the dial runs on")
+			}
+		})
+	}
+}
+
+// A dial that fails gives its place back: else the next request to its host would wait for ever.
+func TestClientAfterFailedDials(t *testing.T) {
+	server := fetchtest.NewServer(t)
+	var dials atomic.Int64
+	client := tidy(t, &fetch.Client{Timeout: soon, Transport: dialedBy(func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if dials.Add(1) <= 3 {
+			return nil, &net.OpError{Op: "dial", Net: network, Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
+		}
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	})})
+	for range 3 {
+		res := client.Do(t.Context(), &fetch.Request{URL: server.Ping(0)})
+		assert.Equal(t, fetch.ErrDial, fetch.KindOf(res.Err), "%v", res.Err)
+	}
+	res := client.Do(t.Context(), &fetch.Request{URL: server.Ping(0)})
+	assert.NoError(t, res.Err)
+}

@@ -1,0 +1,98 @@
+package fetch
+
+import (
+	"context"
+	"net/url"
+	"strings"
+	"testing"
+	"unicode"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// Where a URL is odd, any part of it may be the password.
+func TestSafeURLOfOddOnes(t *testing.T) {
+	for _, c := range []struct{ raw, want string }{
+		{"", ""},
+		{"http://a.invalid", "http://a.invalid"},
+		{"http://a.invalid:80/b/c", "http://a.invalid:80/b/c"},
+		{"http://a.invalid/b?c=d", "http://a.invalid/b"},
+		{"http://a.invalid/b#c?d", "http://a.invalid/b"},
+		{"http://a.invalid?c@d", "http://a.invalid"},
+		{"http://[::1]:80/b@c?d", "http://[::1]:80/b@c"},
+		{"http://u:p@a.invalid/b@c", "http://a.invalid/b@c"},
+		{"http://a.invalid/@b", "http://a.invalid/@b"},
+		{"http://a.invalid:80/@b", "http://a.invalid:80/@b"},
+		{"http://u@a.invalid", "http://a.invalid"},
+		{"http://u:p@q@a.invalid/", "http://a.invalid/"},
+		{"http://u:p/q@a.invalid/", "http://u"},
+		{"http://u:p:80/q@a.invalid/", "http://u"},
+		{"http://u:p]/q@a.invalid/", "http://u"},
+		{"http://u:/q@a.invalid/", "http://u"},
+		{"http://u:p?q@a.invalid/", "http://u"},
+		{"http://u:p@/q@a.invalid/", "http://"},
+		{"http:///u:p@a.invalid/", "http://"},
+		{"http:/u:p@a.invalid/", "http"},
+		{"/u:p@a.invalid/", ""},
+		{"u:p@a.invalid/http://b", "a.invalid/http://b"},
+		{"u:p://q@a.invalid/", "u"},
+		{"view-source:http://u:p@a.invalid/", "view-source"},
+		{"/path", "/path"},
+		{"not a URL", "not a URL"},
+		{"http://a.invalid/\r\n\x1b[31m\u202e", `http://a.invalid/\r\n\x1b[31m\u202e`},
+		{"http://a.invalid/" + strings.Repeat("x", 1000), "http://a.invalid/" + strings.Repeat("x", 239) + "..."},
+	} {
+		assert.Equal(t, c.want, safeURL(c.raw), "%q", c.raw)
+	}
+}
+
+// Whatever a line of input says: what is accepted has a host to dial, and what is shown
+// has no secret and does nothing to a terminal.
+func FuzzSafeURL(f *testing.F) {
+	for _, raw := range []string{
+		"", "http://a.invalid/", "https://u:p@a.invalid:443/b;c?d=e#f", "HTTP://A", "http://:80/", "http://a:0", "http://a:99999/", "ftp://a/",
+		"//a/b", "http:a", "http:///a", "mailto:a@b", "http://[::1%25eth0]:80/", "http://[::1", "http://a/\x00\x7f", "http://ä.invalid/ö?ü",
+		"http://u:p/q@a", "http://u:p?q@a", "http://u:p#q@a", "/", "?", "#", "@", "]/", "@/", "[", "\u202e\u2028\xff", "http://a/http://b?c",
+	} {
+		f.Add(raw)
+	}
+	f.Fuzz(func(t *testing.T, raw string) {
+		shown := safeURL(raw)
+		assert.NotContains(t, shown, "?")
+		assert.NotContains(t, shown, "#")
+		assert.LessOrEqual(t, len(shown), 3000)
+		assert.NotContains(t, strings.Map(func(r rune) rune {
+			if !unicode.IsPrint(r) {
+				return 0
+			}
+			return r
+		}, shown), "\x00", "characters that do not print")
+		if u, err := url.Parse(raw); err == nil && u.Host != "" && u.User != nil {
+			_, rest, _ := strings.Cut(shown, "//")
+			authority, _, _ := strings.Cut(rest, "/")
+			assert.NotContains(t, authority, "@", "user info")
+		}
+		const secret = "s3cret"
+		if !strings.Contains(raw, secret) {
+			assert.NotContains(t, safeURL("http://user:"+secret+raw+"@a.invalid/"), secret, "a password, escaped or not")
+			assert.NotContains(t, safeURL("http://user:"+url.QueryEscape(raw)+"@a.invalid/?"+secret+raw), secret, "a query")
+		}
+
+		hreq, err := newHTTPRequest(context.Background(), &Request{URL: raw})
+		if err != nil {
+			text := newError(ErrBadURL, &Request{URL: raw}, err).Error()
+			assert.Equal(t, "fetch: "+strings.TrimPrefix(shown+": ", ": ")+"bad URL: "+err.Error(), text)
+			return
+		}
+		assert.NotEmpty(t, hreq.URL.Hostname())
+		assert.Contains(t, []string{"http", "https"}, hreq.URL.Scheme)
+		assert.Nil(t, hreq.URL.User)
+		assert.LessOrEqual(t, len(raw), maxURL)
+		require.True(t, strings.HasPrefix(raw, hostOf(raw)))
+		u, err := url.Parse(hostOf(raw))
+		require.NoError(t, err)
+		assert.Equal(t, hreq.URL.Host, strings.TrimSuffix(u.Host, ":")) // net/http removes an empty port
+		assert.Equal(t, hreq.URL.Scheme, u.Scheme)
+	})
+}
