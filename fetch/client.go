@@ -302,7 +302,7 @@ func classify(r *Request, err error) *Error {
 	}
 	kind := kindOf(err)
 	if _, field, ok := strings.Cut(err.Error(), "invalid header field value for "); ok && kind == ErrBadURL {
-		err = errors.New("invalid value of the header field " + strings.Trim(field, `"`)) // whose name is valid
+		err = errors.New("invalid header field value for " + strings.Trim(field, `"`)) // whose name is valid
 	}
 	return newError(kind, r, err)
 }

@@ -10,8 +10,8 @@ import (
 // redirect returns the request that resp, the answer to hreq, asks for; nil if
 // resp is itself the answer; or an error of kind ErrRedirect.
 //
-// The rules are those of RFC 9110 §15.4 as browsers and net/http keep them: 307 and 308
-// repeat the request; 303 turns every method but HEAD into GET, 301 and 302 only POST.
+// The rules are those of RFC 9110 §15.4 as browsers keep them: 307 and 308 repeat the
+// request; 303 turns every method but HEAD into GET, 301 and 302 only POST.
 func (c *Client) redirect(hreq *http.Request, req *Request, resp *http.Response, hops int) (*http.Request, error) {
 	repeat := false
 	switch resp.StatusCode {
