@@ -67,13 +67,13 @@ var engines = []struct {
 }
 
 // each runs test for every strategy on every engine.
-func each(t *testing.T, test func(t *testing.T, f *fetch.Fetcher)) {
+func each(t *testing.T, test func(t *testing.T, f *fetch.Fetcher, engine string)) {
 	for _, s := range strategies {
 		for _, e := range engines {
 			t.Run(s.name+"/"+e.name, func(t *testing.T) {
 				doer := e.new()
 				defer doer.CloseIdleConnections()
-				test(t, &fetch.Fetcher{Strategy: s.Strategy, Doer: doer})
+				test(t, &fetch.Fetcher{Strategy: s.Strategy, Doer: doer}, e.name)
 			})
 		}
 	}
@@ -92,18 +92,17 @@ func pings(s *fetchtest.Server, n int) iter.Seq[fetch.Request] {
 
 // A URL that fails must not cost another one its result, or pass for a success.
 func TestEveryURLIsAnsweredAsTheServerDid(t *testing.T) {
-	each(t, func(t *testing.T, f *fetch.Fetcher) {
-		const n = 5000
+	each(t, func(t *testing.T, f *fetch.Fetcher, engine string) {
+		n := map[string]int{"nethttp": 5000, "http.Client": 250}[engine]
 		s := fetchtest.NewServer(t, fetchtest.FailStatus(0.03, 503), fetchtest.Drop(0.01), fetchtest.Seed(42))
 		failed, dropped := 0, 0
 		seen := make([]bool, n)
 		for r := range f.Fetch(t.Context(), pings(s, n)) {
 			i := r.Request.Index
-			require.False(t, seen[i], "a second result for request %d", i)
+			if seen[i] || r.Request.URL != s.Ping(i) || r.Attempts != 1 || r.Duration <= 0 {
+				require.Fail(t, "an odd or a second result", "%+v", r)
+			}
 			seen[i] = true
-			require.Equal(t, s.Ping(i), r.Request.URL)
-			require.Equal(t, 1, r.Attempts)
-			require.Positive(t, r.Duration)
 
 			switch fate := s.Fate(r.Request.URL); {
 			case fate.Dropped:
@@ -117,15 +116,14 @@ func TestEveryURLIsAnsweredAsTheServerDid(t *testing.T) {
 				require.False(t, r.OK())
 				require.JSONEq(t, `{"error":"Service Unavailable"}`, string(r.Body))
 			default:
-				require.NoError(t, r.Err)
-				require.True(t, r.OK())
-				require.Equal(t, fetchtest.Pong, string(r.Body))
-				require.Equal(t, "application/json", r.Header().Get("Content-Type"))
+				if !r.OK() || string(r.Body) != fetchtest.Pong || r.Header().Get("Content-Type") != "application/json" {
+					require.Fail(t, "not a pong", "%+v", r)
+				}
 			}
 		}
 		assert.NotContains(t, seen, false, "a request without a result")
-		assert.InDelta(t, 0.03*n, failed, 0.01*n)
-		assert.InDelta(t, 0.01*n, dropped, 0.01*n)
+		assert.InDelta(t, 0.03, float64(failed)/float64(n), 0.02, "share that failed")
+		assert.InDelta(t, 0.01, float64(dropped)/float64(n), 0.009, "share that was dropped")
 		assert.Equal(t, n, s.Requests(), "requests that reached the server")
 		assert.Equal(t, dropped, s.Dropped())
 	})
@@ -160,7 +158,7 @@ func TestLimitIsReached(t *testing.T) {
 			defer client.CloseIdleConnections()
 			inFlight, _ := s.Strategy.(fetch.Bounded).Bounds()
 			f := fetch.Fetcher{Strategy: s.Strategy, Doer: client}
-			for r := range f.Fetch(t.Context(), pings(server, 3*inFlight)) {
+			for r := range f.Fetch(t.Context(), pings(server, 2*inFlight)) {
 				require.True(t, r.OK(), "%v", r.Err)
 			}
 			assert.Equal(t, inFlight, server.PeakInFlight())
@@ -170,9 +168,9 @@ func TestLimitIsReached(t *testing.T) {
 
 // After a break nothing is under way, and the engine is as good as before.
 func TestBreak(t *testing.T) {
-	each(t, func(t *testing.T, f *fetch.Fetcher) {
+	each(t, func(t *testing.T, f *fetch.Fetcher, _ string) {
 		s := fetchtest.NewServer(t)
-		for _, k := range []int{1, 10, 500} {
+		for _, k := range []int{1, 10, 200} {
 			received := 0
 			for r := range f.Fetch(t.Context(), pings(s, 1_000_000)) {
 				require.True(t, r.OK(), "%v", r.Err)
@@ -182,13 +180,13 @@ func TestBreak(t *testing.T) {
 			}
 			require.Equal(t, k, received)
 		}
-		assert.Less(t, s.Requests(), 2000, "requests that nobody asked for")
+		assert.Less(t, s.Requests(), 1000, "requests that nobody asked for")
 	})
 }
 
 // A cancel aborts what is under way, and each request that was taken is answered.
 func TestCancel(t *testing.T) {
-	each(t, func(t *testing.T, f *fetch.Fetcher) {
+	each(t, func(t *testing.T, f *fetch.Fetcher, _ string) {
 		s := fetchtest.NewServer(t, fetchtest.Latency(time.Minute))
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
@@ -241,7 +239,7 @@ func TestOrdered(t *testing.T) {
 // What cannot be fetched costs nothing but its own result.
 func TestBadInput(t *testing.T) {
 	bad := []string{"", "host/path", "ftp://host/", "http://host/\x00", "http://:80/", "http://host:99999/"}
-	each(t, func(t *testing.T, f *fetch.Fetcher) {
+	each(t, func(t *testing.T, f *fetch.Fetcher, _ string) {
 		s := fetchtest.NewServer(t)
 		urls := append([]string{s.Ping(0)}, bad...)
 		urls = append(urls, s.Ping(1))
