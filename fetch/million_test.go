@@ -22,8 +22,6 @@ func TestMillion(t *testing.T) {
 		return fetch.Result{Status: 200, Body: bytes.Clone(document), Attempts: 1}
 	})
 	for _, f := range []*fetch.Fetcher{
-		{Strategy: fetch.Serial{}},
-		{Strategy: fetch.Pool{}},
 		{Strategy: fetch.Pool{}, Ordered: true},
 		{Strategy: fetch.Semaphore{}},
 		{Strategy: fetch.Batch{}},
@@ -46,7 +44,7 @@ func TestMillion(t *testing.T) {
 					if !r.OK() {
 						t.Fatal(r.Err)
 					}
-					if received++; received%10_000 == 0 {
+					if received++; received%50_000 == 0 {
 						var m runtime.MemStats
 						runtime.GC()
 						runtime.ReadMemStats(&m)
