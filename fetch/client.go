@@ -30,7 +30,8 @@ var DefaultClient = &Client{}
 // the next request. The zero value is ready. Its methods may be called concurrently;
 // its fields must not change, and it must not be copied, after the first of them.
 //
-// User info in a URL is not sent.
+// User info in a URL is not sent. A request whose method is idempotent is sent again by
+// net/http itself if a kept connection proves to be closed; Attempts does not count that.
 type Client struct {
 	// Timeout bounds one attempt from the first moment to the end of the body, redirects
 	// included. 0 means 30 s; a negative value means no limit but the context's.
@@ -136,6 +137,7 @@ func newHTTPRequest(ctx context.Context, r *Request) (*http.Request, error) {
 		return nil, err
 	}
 	hreq.URL.User = nil
+	escapeSpaces(hreq.URL)
 	if r.Header != nil {
 		hreq.Header = r.Header
 		if h := r.Header.Get("Host"); h != "" {

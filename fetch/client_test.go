@@ -358,3 +358,11 @@ func TestClientNotModified(t *testing.T) {
 		assert.Empty(t, r.Body)
 	}
 }
+
+// A space that reached the request line as it is would end the URL there.
+func TestClientSpaceInQuery(t *testing.T) {
+	url := newHTTPServer(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.RequestURI) })
+	r := get(t, newClient(t, &fetch.Client{}), url+"/a b?c d HTTP/1.0")
+	require.NoError(t, r.Err)
+	assert.Equal(t, "/a%20b?c%20d%20HTTP/1.0", string(r.Body))
+}

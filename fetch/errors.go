@@ -69,7 +69,7 @@ func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString("fetch: ")
 	if e.URL != "" {
-		b.WriteString(e.URL + ": ")
+		b.WriteString(safeURL(e.URL) + ": ") // whoever made e
 	}
 	b.WriteString(string(e.Kind))
 	if e.Err != nil {
@@ -115,7 +115,7 @@ type PanicError struct {
 }
 
 func (e *PanicError) Error() string {
-	return fmt.Sprintf("fetch: %s: panic: %v", e.URL, e.Value)
+	return fmt.Sprintf("fetch: %s: panic: %v", safeURL(e.URL), e.Value)
 }
 
 // Unwrap returns an *Error of kind ErrPanic, whose cause is the Value if that is an error.

@@ -90,7 +90,8 @@ type Fetcher struct {
 //
 // The input and the body of the loop over the results run on one goroutine,
 // the caller's, so they may share variables without locks. An input that blocks
-// therefore holds up the loop as well: results that are ready wait with it.
+// therefore holds up the loop as well: results that are ready wait with it. An input that
+// is fed by the loop, as a crawler's is, has to end when it runs dry: fetch in rounds.
 //
 // After ctx is done no more of the input is taken, and the results of what was
 // taken have errors of kind [ErrCanceled] (or [ErrTimeout], for a deadline). The loop

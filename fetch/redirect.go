@@ -37,6 +37,7 @@ func (c *Client) redirect(hreq *http.Request, req *Request, resp *http.Response,
 		return nil, &Error{Kind: ErrRedirect, Err: fmt.Errorf("its Location: %w", err)}
 	}
 	u.User = nil
+	escapeSpaces(u)
 
 	method := hreq.Method
 	switch {

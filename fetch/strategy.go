@@ -23,7 +23,8 @@ import (
 //  4. Nothing runs on: when the loop over the results ends (exhausted, break, panic
 //     or cancellation), every goroutine and thread of the run has ended.
 //  5. Cancel is quick: after ctx is done no more input is taken, no request starts,
-//     those under way are aborted, and the loop ends, each request taken answered.
+//     those under way are aborted, and the loop ends, each request taken answered:
+//     one that has not started, by an error of kind [ErrCanceled] and without the Doer.
 //  6. One goroutine, the caller's, runs the loop's body and the input sequence:
 //     callers need no locks.
 //  7. A panic in a Doer becomes a [*PanicError] on that Result; a panic in the input

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 var errMalformed = errors.New("malformed")
@@ -36,6 +37,10 @@ func checkURL(raw string, u *url.URL) error {
 	}
 	return nil
 }
+
+// escapeSpaces escapes the spaces in u's query, as net/url does in its path: one that
+// is sent as it is ends the URL.
+func escapeSpaces(u *url.URL) { u.RawQuery = strings.ReplaceAll(u.RawQuery, " ", "%20") }
 
 // hostOf returns the scheme and host of an absolute URL as they are written: what
 // stands before the path. Requests with equal hostOf may share a connection.
@@ -90,6 +95,9 @@ func isHost(authority string) bool {
 func shorten(s string, n int) string {
 	if len(s) > n {
 		s = s[:n] + "..."
+	}
+	if utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsPrint(r) }) {
+		return s
 	}
 	q := strconv.Quote(s)
 	return q[1 : len(q)-1]
