@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"iter"
 	"net/http"
+	"net/http/httptest"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -149,19 +151,33 @@ func TestConnectionsAreReused(t *testing.T) {
 	}
 }
 
-// The limit is reached, or a strategy is slower than its name says.
+// The limit is reached, or a strategy is slower than its name says: the server answers
+// nobody before as many requests as that are there at once.
 func TestLimitIsReached(t *testing.T) {
 	for _, s := range strategies {
 		t.Run(s.name, func(t *testing.T) {
-			server := fetchtest.NewServer(t, fetchtest.Latency(20*time.Millisecond))
+			inFlight, _ := s.Strategy.(fetch.Bounded).Bounds()
+			var gauge fetchtest.Gauge
+			full := make(chan struct{})
+			var once sync.Once
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				defer gauge.Enter()()
+				if gauge.InFlight() == inFlight {
+					once.Do(func() { close(full) })
+				}
+				select {
+				case <-full:
+				case <-r.Context().Done():
+				}
+			}))
+			defer server.Close()
 			client := &fetch.Client{}
 			defer client.CloseIdleConnections()
-			inFlight, _ := s.Strategy.(fetch.Bounded).Bounds()
 			f := fetch.Fetcher{Strategy: s.Strategy, Doer: client}
-			for r := range f.Fetch(t.Context(), pings(server, 2*inFlight)) {
-				require.True(t, r.OK(), "%v", r.Err)
+			for r := range f.Fetch(t.Context(), repeat(fetch.Request{URL: server.URL}, 2*inFlight)) {
+				require.True(t, r.OK(), "%d of %d requests came: %v", gauge.Peak(), inFlight, r.Err)
 			}
-			assert.Equal(t, inFlight, server.PeakInFlight())
+			assert.Equal(t, inFlight, gauge.Peak())
 		})
 	}
 }
