@@ -371,6 +371,7 @@ func TestPipelineIsBounded(t *testing.T) {
 		before := runtime.NumGoroutine()
 		for range batched(fetch.Batch{Size: 100, Limit: 16, Pipeline: 4}, sleepyBatch(&g)).Fetch(t.Context(), input) {
 			time.Sleep(time.Second)
+			synctest.Wait() // for goroutines that are done, and have not quite ended
 			require.LessOrEqual(t, taken-received, 100, "requests taken ahead of the loop")
 			require.LessOrEqual(t, runtime.NumGoroutine()-before, 16, "goroutines")
 			received++
