@@ -27,10 +27,11 @@ const unstated = 4096
 // subtests bear the numbers of its rules. A strategy that is a [fetch.Bounded] is held
 // to the bounds that it tells, and has to reach its limit.
 //
-// It needs no network: the Doers are made of memory, and time is testing/synctest's.
-// Run it with -race too, which rule 6 is best checked by.
+// It needs no network: the Doers are made of memory, and time is testing/synctest's. But
+// a strategy that has requests performed by other processes needs [Remote] there; it is tested
+// over loopback, and in real time. Run it with -race too, which rule 6 is best checked by.
 func TestStrategy(t *testing.T, s fetch.Strategy) {
-	c := &contract{Strategy: s, inFlight: unstated, ahead: 2 * unstated}
+	c := &contract{Strategy: s, inFlight: unstated, ahead: 2 * unstated, remote: isRemote(t, s)}
 	if b, ok := s.(fetch.Bounded); ok {
 		c.stated = true
 		c.inFlight, c.ahead = b.Bounds()
@@ -66,11 +67,86 @@ type contract struct {
 	fetch.Strategy
 	inFlight, ahead int
 	stated          bool
+	remote          bool // requests are performed outside of this process
+}
+
+// isRemote finds out where s has requests performed.
+func isRemote(t *testing.T, s fetch.Strategy) bool {
+	var here, there atomic.Bool
+	note := func(called *atomic.Bool) fetch.DoerFunc {
+		return func(ctx context.Context, r *fetch.Request) fetch.Result {
+			called.Store(true)
+			return ok(ctx, r)
+		}
+	}
+	f := fetch.Fetcher{Strategy: s, Doer: note(&here)}
+	for range f.Get(t.Context(), "http://127.0.0.1:1/") {
+	}
+	if here.Load() {
+		return false
+	}
+	var err error
+	for r := range remotely(t.Context(), &f, note(&there), fetch.URLs("")) {
+		err = r.Err
+	}
+	require.True(t, there.Load(), "requests are not performed by the Doer that Run is given; "+
+		"if they are by another process, the Doer there has to be fetchtest.Remote: %v", err)
+	return true
 }
 
 // fetch is a Fetch of s through d.
 func (c *contract) fetch(ctx context.Context, d fetch.DoerFunc, reqs iter.Seq[fetch.Request]) iter.Seq[fetch.Result] {
-	return (&fetch.Fetcher{Strategy: c.Strategy, Doer: d}).Fetch(ctx, reqs)
+	return c.run(ctx, &fetch.Fetcher{Strategy: c.Strategy}, d, reqs)
+}
+
+// orderedFetch is a Fetch with Ordered set.
+func (c *contract) orderedFetch(ctx context.Context, d fetch.DoerFunc, reqs iter.Seq[fetch.Request]) iter.Seq[fetch.Result] {
+	return c.run(ctx, &fetch.Fetcher{Strategy: c.Strategy, Ordered: true}, d, reqs)
+}
+
+func (c *contract) run(ctx context.Context, f *fetch.Fetcher, d fetch.Doer, reqs iter.Seq[fetch.Request]) iter.Seq[fetch.Result] {
+	if c.remote {
+		return remotely(ctx, f, d, reqs)
+	}
+	f.Doer = d
+	return f.Fetch(ctx, reqs)
+}
+
+// timed runs a test in synctest's time or, since other processes do not live in that, in real time.
+func (c *contract) timed(t *testing.T, test func(t *testing.T)) {
+	if c.remote {
+		test(t)
+		return
+	}
+	synctest.Test(t, test)
+}
+
+// span is how long what takes d in synctest's time takes in c's.
+func (c *contract) span(d time.Duration) time.Duration {
+	if c.remote {
+		return min(d/50, 300*time.Millisecond)
+	}
+	return d
+}
+
+// soon is the time that the loop may take to end after a cancel. In real time some
+// is added, since the machine may be busy with other tests.
+func (c *contract) soon() time.Duration {
+	if c.remote {
+		return 2 * time.Second
+	}
+	return 100 * time.Millisecond
+}
+
+// assertFake asserts that v is, or wraps, errFake. Of an error, its text gets through to another process.
+func (c *contract) assertFake(t *testing.T, v any) {
+	t.Helper()
+	err, _ := v.(error)
+	if c.remote {
+		assert.ErrorContains(t, err, errFake.Error())
+	} else {
+		assert.ErrorIs(t, err, errFake)
+	}
 }
 
 // load is a number of requests that keeps s busy for some rounds.
@@ -117,12 +193,15 @@ func sleepy(d time.Duration) fetch.DoerFunc {
 	}
 }
 
+// forever is longer than any test: what takes so long has to be canceled.
+const forever = time.Hour
+
 // measured returns d with its requests counted by g.
 func measured(g *Gauge, d fetch.Doer) fetch.DoerFunc { return g.Doer(d).Do }
 
 func (c *contract) exactlyOne(t *testing.T) {
 	for _, n := range []int{0, 1, 2, max(1, c.inFlight-1), c.inFlight + 1, c.load()} {
-		synctest.Test(t, func(t *testing.T) {
+		c.timed(t, func(t *testing.T) {
 			doer := func(ctx context.Context, r *fetch.Request) fetch.Result {
 				time.Sleep(time.Duration(r.Index%7) * time.Millisecond)
 				switch r.Index % 5 {
@@ -146,7 +225,7 @@ func (c *contract) exactlyOne(t *testing.T) {
 					assert.Equal(t, 500, r.Status, "a status is no error")
 					assert.NoError(t, r.Err)
 				case 2, 3:
-					assert.ErrorIs(t, r.Err, errFake)
+					c.assertFake(t, r.Err)
 				default:
 					assert.True(t, r.OK())
 					assert.Equal(t, Pong, string(r.Body))
@@ -163,17 +242,23 @@ func (c *contract) exactlyOne(t *testing.T) {
 func (c *contract) bounded(t *testing.T) {
 	for name, pause := range map[string]time.Duration{"quick loop": 0, "slow loop": time.Second} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			c.timed(t, func(t *testing.T) {
 				taken, received, peak := 0, 0, 0
 				goroutines := runtime.NumGoroutine()
 				for range c.fetch(t.Context(), sleepy(time.Millisecond), requests(c.load(), &taken)) {
-					time.Sleep(pause)
+					time.Sleep(c.span(pause))
 					require.LessOrEqual(t, taken-received, c.ahead, "requests taken ahead of the loop")
+					if !c.remote {
+						synctest.Wait() // one that has done its request may take a moment to end
+					}
 					peak = max(peak, runtime.NumGoroutine()-goroutines)
 					received++
 				}
-				// A goroutine that has done its request may take a moment to end.
-				assert.LessOrEqual(t, peak, 2*c.inFlight+16, "goroutines")
+				most := c.inFlight + 16
+				if c.remote {
+					most += 4 * c.inFlight // of the server that Remote asks
+				}
+				assert.LessOrEqual(t, peak, most, "goroutines")
 			})
 		})
 	}
@@ -202,10 +287,10 @@ func (c *contract) memory(t *testing.T) {
 }
 
 func (c *contract) limit(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	c.timed(t, func(t *testing.T) {
 		var g Gauge
 		taken := 0
-		for range c.fetch(t.Context(), measured(&g, sleepy(time.Second)), requests(c.load(), &taken)) {
+		for range c.fetch(t.Context(), measured(&g, sleepy(c.span(5*time.Second))), requests(c.load(), &taken)) {
 		}
 		assert.LessOrEqual(t, g.Peak(), c.inFlight, "requests under way")
 		if c.stated {
@@ -231,7 +316,7 @@ func (c *contract) nothingRunsOn(t *testing.T) {
 			// Every third request goes on until it is told to end.
 			doer := func(ctx context.Context, r *fetch.Request) fetch.Result {
 				if r.Index%3 == 2 && n < 0 {
-					return sleepy(time.Hour)(ctx, r)
+					return sleepy(forever)(ctx, r)
 				}
 				return ok(ctx, r)
 			}
@@ -256,16 +341,13 @@ func (c *contract) nothingRunsOn(t *testing.T) {
 	t.Run("panic", func(t *testing.T) { run(t, -1, func(int, func()) bool { panic(errLoop) }) })
 }
 
-// soon is the time that the loop may take to end after a cancel.
-const soon = 100 * time.Millisecond
-
 func (c *contract) cancel(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	c.timed(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		var canceled time.Time
 		var startedLate atomic.Int64
-		time.AfterFunc(time.Minute, func() {
+		time.AfterFunc(c.span(time.Minute), func() {
 			canceled = time.Now()
 			cancel()
 		})
@@ -273,14 +355,14 @@ func (c *contract) cancel(t *testing.T) {
 			if ctx.Err() != nil {
 				startedLate.Add(1)
 			}
-			return sleepy(time.Hour)(ctx, r)
+			return sleepy(forever)(ctx, r)
 		}
 		taken, received := 0, 0
 		for r := range c.fetch(ctx, doer, requests(-1, &taken)) {
 			assert.ErrorIs(t, r.Err, fetch.ErrCanceled)
 			received++
 		}
-		assert.LessOrEqual(t, time.Since(canceled), soon, "until the loop ended")
+		assert.LessOrEqual(t, time.Since(canceled), c.soon(), "until the loop ended")
 		assert.Equal(t, taken, received, "each request taken is answered")
 		assert.LessOrEqual(t, taken, c.ahead, "no more input is taken")
 		assert.Zero(t, startedLate.Load(), "requests started after the cancel")
@@ -288,19 +370,19 @@ func (c *contract) cancel(t *testing.T) {
 }
 
 func (c *contract) cancelFromLoop(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	c.timed(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		var canceled time.Time
 		taken, received, takenThen := 0, 0, 0
-		for range c.fetch(ctx, sleepy(time.Second), requests(-1, &taken)) {
+		for range c.fetch(ctx, sleepy(c.span(time.Second)), requests(-1, &taken)) {
 			received++
 			if received == 2*c.ahead {
 				canceled, takenThen = time.Now(), taken
 				cancel()
 			}
 		}
-		assert.LessOrEqual(t, time.Since(canceled), soon, "until the loop ended")
+		assert.LessOrEqual(t, time.Since(canceled), c.soon(), "until the loop ended")
 		assert.Equal(t, taken, received, "each request taken is answered")
 		assert.LessOrEqual(t, taken, takenThen+1, "no more input is taken")
 	})
@@ -349,18 +431,20 @@ func goroutine() string {
 func (c *contract) doerPanics(t *testing.T) {
 	taken, received := 0, 0
 	n := c.load()
-	for r := range c.fetch(t.Context(), panicking, requests(n, &taken)) {
+	doer := func(context.Context, *fetch.Request) fetch.Result {
+		panicking(errFake)
+		return fetch.Result{}
+	}
+	for r := range c.fetch(t.Context(), doer, requests(n, &taken)) {
 		received++
 		var p *fetch.PanicError
 		require.ErrorAs(t, r.Err, &p)
 		require.ErrorIs(t, r.Err, fetch.ErrPanic)
-		assert.Equal(t, errFake, p.Value)
+		c.assertFake(t, p.Value)
 		assert.Contains(t, string(p.Stack), "panicking", "the stack is the panic's")
 	}
 	assert.Equal(t, n, received)
 }
-
-func panicking(context.Context, *fetch.Request) fetch.Result { panic(errFake) }
 
 func (c *contract) inputPanics(t *testing.T) {
 	before := goleak.IgnoreCurrent()
@@ -376,17 +460,12 @@ func (c *contract) inputPanics(t *testing.T) {
 	goleak.VerifyNone(t, before)
 }
 
-// orderedFetch is a Fetch with Ordered set.
-func (c *contract) orderedFetch(ctx context.Context, d fetch.DoerFunc, reqs iter.Seq[fetch.Request]) iter.Seq[fetch.Result] {
-	return (&fetch.Fetcher{Strategy: c.Strategy, Doer: d, Ordered: true}).Fetch(ctx, reqs)
-}
-
 func (c *contract) ordered(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	c.timed(t, func(t *testing.T) {
 		rng := rand.New(rand.NewPCG(1, 2))
 		durations := make([]time.Duration, c.load())
 		for i := range durations {
-			durations[i] = time.Duration(rng.IntN(1000)) * time.Millisecond
+			durations[i] = c.span(time.Duration(rng.IntN(1000)) * time.Millisecond)
 		}
 		doer := func(ctx context.Context, r *fetch.Request) fetch.Result {
 			return sleepy(durations[r.Index])(ctx, r)
@@ -404,11 +483,11 @@ func (c *contract) ordered(t *testing.T) {
 
 // window holds up the first request, and looks at how much is done meanwhile.
 func (c *contract) window(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	c.timed(t, func(t *testing.T) {
 		var taken, takenByThen atomic.Int64
 		doer := func(ctx context.Context, r *fetch.Request) fetch.Result {
 			if r.Index == 0 {
-				time.Sleep(time.Hour)
+				time.Sleep(c.span(time.Hour))
 				takenByThen.Store(taken.Load())
 			}
 			return ok(ctx, r)
@@ -432,23 +511,26 @@ func (c *contract) window(t *testing.T) {
 }
 
 func (c *contract) orderedCancel(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	c.timed(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		time.AfterFunc(time.Minute, cancel)
+		var canceled time.Time
+		time.AfterFunc(c.span(time.Minute), func() {
+			canceled = time.Now()
+			cancel()
+		})
 		doer := func(ctx context.Context, r *fetch.Request) fetch.Result {
 			if r.Index == 0 {
-				return sleepy(time.Hour)(ctx, r)
+				return sleepy(forever)(ctx, r)
 			}
 			return ok(ctx, r)
 		}
-		begun := time.Now()
 		taken, received := 0, 0
 		for r := range c.orderedFetch(ctx, doer, requests(-1, &taken)) {
 			require.Equal(t, received, r.Request.Index)
 			received++
 		}
 		assert.Equal(t, taken, received, "each request taken is answered")
-		assert.LessOrEqual(t, time.Since(begun), time.Minute+soon)
+		assert.LessOrEqual(t, time.Since(canceled), c.soon(), "until the loop ended")
 	})
 }

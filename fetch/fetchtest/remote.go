@@ -1,0 +1,103 @@
+package fetchtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"time"
+
+	"fetchbench/fetch"
+)
+
+// Remote is the [fetch.Doer] that [TestStrategy] needs in the other processes of a strategy
+// that has any: it lets the test's process say what becomes of each request.
+//
+//	func TestMain(m *testing.M) {
+//		fetch.ShardMain(fetchtest.Remote)
+//		os.Exit(m.Run())
+//	}
+var Remote fetch.Doer = fetch.DoerFunc(doRemotely)
+
+// The header fields in which a request and a result cross.
+const (
+	indexField    = "Fetchtest-Index"
+	attemptsField = "Fetchtest-Attempts"
+	durationField = "Fetchtest-Duration"
+	errorField    = "Fetchtest-Error"
+	panicField    = "Fetchtest-Panic"
+)
+
+// remoteClient has no timeout: how long a request takes is for the test to say.
+var remoteClient = &fetch.Client{Timeout: -1}
+
+func doRemotely(ctx context.Context, r *fetch.Request) fetch.Result {
+	res := remoteClient.Do(ctx, &fetch.Request{
+		URL:    r.URL,
+		Header: http.Header{indexField: {strconv.Itoa(r.Index)}},
+	})
+	if res.Err != nil {
+		return res
+	}
+	h := res.Header()
+	if text := h.Get(panicField); text != "" {
+		panicking(errors.New(text))
+	}
+	if text := h.Get(errorField); text != "" {
+		res.Err = errors.New(text)
+	}
+	res.Attempts, _ = strconv.Atoi(h.Get(attemptsField))
+	if ns, err := strconv.Atoi(h.Get(durationField)); err == nil {
+		res.Duration = time.Duration(ns)
+	}
+	return res
+}
+
+// panicking is in the stack of each panic that the tests ask for.
+func panicking(v any) { panic(v) }
+
+// asked returns a server that performs by d the requests that Remote asks it about.
+func asked(d fetch.Doer) *httptest.Server {
+	return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, hr *http.Request) {
+		h := w.Header()
+		defer func() {
+			if v := recover(); v != nil {
+				h.Set(panicField, fmt.Sprint(v))
+			}
+		}()
+		index, err := strconv.Atoi(hr.Header.Get(indexField))
+		if err != nil {
+			http.Error(w, "this is for fetchtest.Remote", http.StatusBadRequest)
+			return
+		}
+		res := d.Do(hr.Context(), &fetch.Request{Index: index, URL: "http://host.test/ping"})
+		h.Set(attemptsField, strconv.Itoa(res.Attempts))
+		h.Set(durationField, strconv.Itoa(int(res.Duration)))
+		if res.Err != nil {
+			h.Set(errorField, res.Err.Error())
+		}
+		if res.Status != 0 {
+			w.WriteHeader(res.Status)
+		}
+		w.Write(res.Body)
+	}))
+}
+
+// remotely is f.Fetch with d performing the requests in this process, by way of Remote in another.
+func remotely(ctx context.Context, f *fetch.Fetcher, d fetch.Doer, reqs iter.Seq[fetch.Request]) iter.Seq[fetch.Result] {
+	return func(yield func(fetch.Result) bool) {
+		server := asked(d)
+		defer server.Close()
+		f.Fetch(ctx, func(yield func(fetch.Request) bool) {
+			for r := range reqs {
+				r.URL = server.URL
+				if !yield(r) {
+					return
+				}
+			}
+		})(yield)
+	}
+}
