@@ -46,6 +46,9 @@ const (
 	ErrCanceled Kind = "canceled"
 	// ErrPanic: the Doer panicked; see [PanicError].
 	ErrPanic Kind = "panic"
+	// ErrShard: a [Shard] could not start its child processes, or those that the request
+	// was handed to have ended without an answer.
+	ErrShard Kind = "shard"
 )
 
 // KindOf returns the kind of err, or "" if it has none.

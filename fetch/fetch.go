@@ -44,16 +44,22 @@ type Result struct {
 	Duration time.Duration
 
 	header http.Header
+	parse  func() http.Header // makes header when it is asked for, if not nil
 }
 
 // OK reports whether a whole response came, and its status is a 2xx.
 func (r *Result) OK() bool { return r.Err == nil && r.Status >= 200 && r.Status <= 299 }
 
 // Header returns the response's header, nil if no response came.
-func (r *Result) Header() http.Header { return r.header }
+func (r *Result) Header() http.Header {
+	if r.parse != nil {
+		r.header, r.parse = r.parse(), nil
+	}
+	return r.header
+}
 
 // SetHeader sets what [Result.Header] returns. It is for those who write a [Doer].
-func (r *Result) SetHeader(h http.Header) { r.header = h }
+func (r *Result) SetHeader(h http.Header) { r.header, r.parse = h, nil }
 
 // Decode stores the JSON document in the body in the value that v points to. It
 // returns r.Err if that is set, and an error of kind [ErrDecode] if the body is

@@ -24,6 +24,7 @@ func pipelined(ctx context.Context, d BatchDoer, reqs iter.Seq[*Request], limit,
 		results := make(chan Result, limit)
 		groups := make(map[string][]*Request) // by host
 		out := 0                              // started, and their results not received
+		wake := wakeFrom(ctx)
 
 		var running sync.WaitGroup
 		defer running.Wait()
@@ -55,8 +56,18 @@ func pipelined(ctx context.Context, d BatchDoer, reqs iter.Seq[*Request], limit,
 		}
 		for r := range reqs {
 			if r == nil {
-				if !startAll() || out > 0 && !receive() {
+				if !startAll() {
 					return
+				}
+				if out > 0 {
+					select {
+					case res := <-results:
+						out--
+						if !yield(res) {
+							return
+						}
+					case <-wake:
+					}
 				}
 			} else {
 				host := hostOf(r.URL)

@@ -27,3 +27,9 @@ func (Serial) Run(ctx context.Context, d Doer, reqs iter.Seq[*Request]) iter.Seq
 func (Serial) Bounds() (inFlight, ahead int) { return 1, 1 }
 
 func (Serial) String() string { return "serial" }
+
+// GobEncode implements [encoding/gob.GobEncoder]: gob has no form for a type without fields.
+func (Serial) GobEncode() ([]byte, error) { return nil, nil }
+
+// GobDecode implements [encoding/gob.GobDecoder].
+func (*Serial) GobDecode([]byte) error { return nil }

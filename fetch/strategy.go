@@ -80,16 +80,23 @@ func flow(ctx context.Context, most int, reqs iter.Seq[*Request], start func(*Re
 	if ctx.Err() != nil {
 		return
 	}
-	ahead := 0
+	ahead, wake := 0, wakeFrom(ctx)
 	for r := range reqs {
-		pause := r == nil && ahead > 0
 		if r != nil {
 			ahead++
 			start(r)
+		} else if ahead > 0 {
+			select {
+			case res := <-results:
+				ahead--
+				if !yield(res) {
+					return
+				}
+			case <-wake:
+			}
 		}
 		// Hand out what is ready, and wait for results where the input has to.
-		for pause || ahead == most || len(results) > 0 {
-			pause = false
+		for ahead == most || len(results) > 0 {
 			res := <-results
 			ahead--
 			if !yield(res) {
@@ -105,6 +112,16 @@ func flow(ctx context.Context, most int, reqs iter.Seq[*Request], start func(*Re
 			return
 		}
 	}
+}
+
+type wakeKey struct{}
+
+// wakeFrom returns the channel that ends a pause early, or nil. An input whose requests
+// come from elsewhere, and so at any time, puts it into the context: it pauses while it has
+// none, so that results are handed out, and the next request must not have to wait for a result.
+func wakeFrom(ctx context.Context) <-chan struct{} {
+	wake, _ := ctx.Value(wakeKey{}).(chan struct{})
+	return wake
 }
 
 // do performs r, or answers in d's place if ctx is done or d panics.

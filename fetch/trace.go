@@ -7,11 +7,19 @@ import (
 
 // A Trace is a set of functions that are told what is happening in a Fetch; any
 // of them may be nil. It travels in the context, as net/http/httptrace's does.
+// What they are called on is not the loop's goroutine, unless it says so; they
+// have to return soon, since the Fetch waits for them.
 type Trace struct {
 	// BatchDone is called when all requests of a [Batch] have been answered and
 	// received by the loop, on the loop's goroutine. A batch that the end of the input
-	// or of the context cut short counts; one that a break left does not.
+	// or of the context cut short counts; one that a break left does not. Within a
+	// [Shard] it is called, on the Shard's goroutine, when the child has them all answered.
 	BatchDone func(BatchInfo)
+	// ShardStarted is called when a child process of a [Shard] is ready for requests.
+	// All events of one Shard come one after another, on a goroutine of its own.
+	ShardStarted func(ShardInfo)
+	// ShardGone is called when a child process of a [Shard] has ended, or could not be started.
+	ShardGone func(ShardInfo)
 }
 
 // BatchInfo describes a batch that is done.
@@ -24,6 +32,22 @@ type BatchInfo struct {
 	Failed int
 	// Duration is the time from the first request taken to the last result received.
 	Duration time.Duration
+	// Shard is the number of the [Shard]'s child, from 0, whose batch it is.
+	Shard int
+}
+
+// ShardInfo describes a child process of a [Shard].
+type ShardInfo struct {
+	// Shard is its number, from 0 to Processes-1. One that replaces another has the same.
+	Shard int
+	// PID is the process's, 0 if it could not be started.
+	PID int
+	// Startup is the time from the start of the process until it was ready, 0 if it never was.
+	Startup time.Duration
+	// Unanswered is how many requests a child that is gone left without a result.
+	Unanswered int
+	// Err is why a child is gone, nil if it was told to end.
+	Err error
 }
 
 type traceKey struct{}
@@ -36,10 +60,20 @@ func WithTrace(ctx context.Context, t *Trace) context.Context {
 	}
 	if outer := traceFrom(ctx); outer != nil {
 		inner := t
-		t = &Trace{BatchDone: func(b BatchInfo) {
-			inner.batchDone(b)
-			outer.batchDone(b)
-		}}
+		t = &Trace{
+			BatchDone: func(b BatchInfo) {
+				inner.batchDone(b)
+				outer.batchDone(b)
+			},
+			ShardStarted: func(i ShardInfo) {
+				inner.shardStarted(i)
+				outer.shardStarted(i)
+			},
+			ShardGone: func(i ShardInfo) {
+				inner.shardGone(i)
+				outer.shardGone(i)
+			},
+		}
 	}
 	return context.WithValue(ctx, traceKey{}, t)
 }
@@ -52,5 +86,17 @@ func traceFrom(ctx context.Context) *Trace {
 func (t *Trace) batchDone(b BatchInfo) {
 	if t != nil && t.BatchDone != nil {
 		t.BatchDone(b)
+	}
+}
+
+func (t *Trace) shardStarted(i ShardInfo) {
+	if t != nil && t.ShardStarted != nil {
+		t.ShardStarted(i)
+	}
+}
+
+func (t *Trace) shardGone(i ShardInfo) {
+	if t != nil && t.ShardGone != nil {
+		t.ShardGone(i)
 	}
 }

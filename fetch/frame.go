@@ -1,0 +1,370 @@
+package fetch
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"syscall"
+	"time"
+)
+
+// What a Shard and its children say to each other: frames, each of a head (version,
+// type, and the payload's length in four bytes) and a payload of fields one after
+// another. Numbers are varints, strings have their length before them. To the child
+// goes one hello, then requests until the pipe is closed; from it comes one ready,
+// then results, batches and beats until its process ends.
+type frameType byte
+
+const (
+	frameHello   frameType = iota + 1 // a shardHello, in gob
+	frameReady                        // empty: the child has understood the hello
+	frameRequest                      // see appendRequest
+	frameResult                       // see appendResult
+	frameBatch                        // a BatchInfo: see appendBatch
+	frameBeat                         // empty: the child is alive
+)
+
+const (
+	frameVersion = 1
+	frameHead    = 6
+	maxFrame     = 1 << 30
+)
+
+var errFrame = errors.New("it sent what is no frame: does something in the program write to file descriptor 4?")
+
+// writeFrame writes a frame whose payload is fields, and body after them.
+func writeFrame(w *bufio.Writer, t frameType, fields, body []byte) error {
+	n := len(fields) + len(body)
+	if n > maxFrame {
+		return errFrameSize
+	}
+	head := append(w.AvailableBuffer(), frameVersion, byte(t))
+	head = binary.BigEndian.AppendUint32(head, uint32(n))
+	w.Write(head) // a bufio.Writer keeps its first error
+	w.Write(fields)
+	_, err := w.Write(body)
+	return err
+}
+
+var errFrameSize = fmt.Errorf("more than the %d MiB that go to or from a child process at once", maxFrame>>20)
+
+// readFrame reads a frame. The error is io.EOF only where one ends and the next would begin.
+func readFrame(r *bufio.Reader) (frameType, []byte, error) {
+	head, err := r.Peek(frameHead)
+	if err == io.EOF && len(head) > 0 {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return 0, nil, err
+	}
+	t, n := frameType(head[1]), int(binary.BigEndian.Uint32(head[2:]))
+	if head[0] != frameVersion || t < frameHello || t > frameBeat || n > maxFrame {
+		return 0, nil, errFrame
+	}
+	r.Discard(frameHead) // cannot fail: it has been peeked at
+
+	// A length is a claim: memory for more than a MiB is made as that much comes.
+	payload := make([]byte, 0, min(n, 1<<20))
+	for len(payload) < n {
+		have := len(payload)
+		payload = slices.Grow(payload, min(n-have, max(have, 1<<20)))
+		payload = payload[:min(n, cap(payload))]
+		if _, err := io.ReadFull(r, payload[have:]); err != nil {
+			if err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			return 0, nil, err
+		}
+	}
+	return t, payload, nil
+}
+
+// fields takes a payload apart. Once a field is not there, bad is set, and all that
+// are asked for after it are zero.
+type fields struct {
+	rest []byte
+	bad  bool
+}
+
+func (f *fields) uint() uint64 {
+	v, n := binary.Uvarint(f.rest)
+	return v * f.skip(n)
+}
+
+func (f *fields) int() int {
+	v, n := binary.Varint(f.rest)
+	return int(v) * int(f.skip(n))
+}
+
+// skip goes on by n bytes and returns 1, or 0 if no field was there.
+func (f *fields) skip(n int) uint64 {
+	if n <= 0 {
+		f.bad, f.rest = true, nil
+		return 0
+	}
+	f.rest = f.rest[n:]
+	return 1
+}
+
+func (f *fields) bytes() []byte {
+	n := f.uint()
+	if n > uint64(len(f.rest)) {
+		f.bad, f.rest = true, nil
+		return nil
+	}
+	b := f.rest[:n:n]
+	f.rest = f.rest[n:]
+	return b
+}
+
+func (f *fields) string() string { return string(f.bytes()) }
+
+// count returns the number of fields to come, of which each takes a byte at the least.
+func (f *fields) count() int {
+	n := f.uint()
+	if n > uint64(len(f.rest)) {
+		f.bad, f.rest = true, nil
+		return 0
+	}
+	return int(n)
+}
+
+// body returns the rest. Whether it is nil or empty was told by a field before it.
+func (f *fields) body(isNil bool) []byte {
+	if isNil && len(f.rest) == 0 {
+		return nil
+	}
+	return f.rest[:len(f.rest):len(f.rest)]
+}
+
+func appendUint(b []byte, v uint64) []byte { return binary.AppendUvarint(b, v) }
+func appendInt(b []byte, v int) []byte     { return binary.AppendVarint(b, int64(v)) }
+
+func appendString[S ~string | ~[]byte](b []byte, s S) []byte {
+	return append(appendUint(b, uint64(len(s))), s...)
+}
+
+func appendBool(b []byte, v bool) []byte {
+	if v {
+		return append(b, 1)
+	}
+	return append(b, 0)
+}
+
+// appendRequest appends the fields of r, all but the body.
+func appendRequest(b []byte, id uint64, r *Request) []byte {
+	b = appendUint(b, id)
+	b = appendInt(b, r.Index)
+	b = appendString(b, r.Method)
+	b = appendString(b, r.URL)
+	b = appendHeader(b, r.Header)
+	return appendBool(b, r.Body == nil)
+}
+
+func decodeRequest(payload []byte) (id uint64, r *Request, err error) {
+	f := fields{rest: payload}
+	id = f.uint()
+	r = &Request{Index: f.int(), Method: f.string(), URL: f.string(), Header: f.header()}
+	r.Body = f.body(f.uint() == 1)
+	if f.bad {
+		return 0, nil, errFrame
+	}
+	return id, r, nil
+}
+
+// appendResult appends the fields of r, all but the request and the body.
+func appendResult(b []byte, id uint64, r *Result) []byte {
+	b = appendUint(b, id)
+	b = appendInt(b, r.Status)
+	b = appendInt(b, r.Attempts)
+	b = appendInt(b, int(r.Duration))
+	b = appendError(b, r.Err, 0)
+	// The header's length goes before it, so that it can be parsed when it is asked for.
+	var scratch [512]byte
+	b = appendString(b, appendHeader(scratch[:0], r.Header()))
+	return appendBool(b, r.Body == nil)
+}
+
+func decodeResult(payload []byte) (id uint64, r Result, err error) {
+	f := fields{rest: payload}
+	id = f.uint()
+	r = Result{Status: f.int(), Attempts: f.int(), Duration: time.Duration(f.int()), Err: f.error(0)}
+	if header := f.bytes(); len(header) > 0 && header[0] != 0 { // else it is nil
+		r.parse = func() http.Header {
+			f := fields{rest: header}
+			return f.header()
+		}
+	}
+	r.Body = f.body(f.uint() == 1)
+	if f.bad {
+		return 0, Result{}, errFrame
+	}
+	return id, r, nil
+}
+
+func appendBatch(b []byte, info BatchInfo) []byte {
+	b = appendInt(b, info.Number)
+	b = appendInt(b, info.Size)
+	b = appendInt(b, info.Failed)
+	return appendInt(b, int(info.Duration))
+}
+
+func decodeBatch(payload []byte) (BatchInfo, error) {
+	f := fields{rest: payload}
+	info := BatchInfo{Number: f.int(), Size: f.int(), Failed: f.int(), Duration: time.Duration(f.int())}
+	if f.bad {
+		return BatchInfo{}, errFrame
+	}
+	return info, nil
+}
+
+// appendHeader appends 0 for nil, else 1 more than the number of names, and them with their values.
+func appendHeader(b []byte, h http.Header) []byte {
+	if h == nil {
+		return append(b, 0)
+	}
+	b = appendUint(b, uint64(len(h))+1)
+	for name, values := range h {
+		b = appendString(b, name)
+		b = appendUint(b, uint64(len(values)))
+		for _, v := range values {
+			b = appendString(b, v)
+		}
+	}
+	return b
+}
+
+func (f *fields) header() http.Header {
+	n := f.uint()
+	if n == 0 || n-1 > uint64(len(f.rest)) {
+		f.bad = f.bad || n != 0
+		return nil
+	}
+	h := make(http.Header, min(n-1, 64))
+	for range n - 1 {
+		name := f.string()
+		var values []string // nil if there are none: it keeps net/http from adding its own
+		for range f.count() {
+			values = append(values, f.string())
+		}
+		if f.bad {
+			return nil
+		}
+		h[name] = values
+	}
+	return h
+}
+
+// The forms in which an error crosses. Errors nest no deeper than maxDepth.
+const (
+	errNone   = iota
+	errFetch  // an *Error: kind, URL, cause
+	errPanic  // a *PanicError: URL, stack, value as text, value as an error
+	errRemote // any other: its text, and what can be found in it
+	maxDepth  = 8
+)
+
+// sentinels are the errors that errors.Is finds in the other process too.
+var sentinels = []error{
+	context.Canceled, context.DeadlineExceeded, os.ErrDeadlineExceeded, io.EOF, io.ErrUnexpectedEOF,
+	net.ErrClosed, fs.ErrNotExist, fs.ErrPermission, errors.ErrUnsupported,
+}
+
+func appendError(b []byte, err error, depth int) []byte {
+	if err == nil {
+		return append(b, errNone)
+	}
+	if depth < maxDepth {
+		switch e := err.(type) {
+		case *Error:
+			b = append(b, errFetch)
+			b = appendString(b, e.Kind)
+			b = appendString(b, e.URL)
+			return appendError(b, e.Err, depth+1)
+		case *PanicError:
+			b = append(b, errPanic)
+			b = appendString(b, e.URL)
+			b = appendString(b, e.Stack)
+			b = appendString(b, fmt.Sprint(e.Value))
+			cause, _ := e.Value.(error)
+			return appendError(b, cause, depth+1)
+		}
+	}
+	b = append(b, errRemote)
+	b = appendString(b, err.Error())
+	var found uint64
+	for i, s := range sentinels {
+		if errors.Is(err, s) {
+			found |= 1 << i
+		}
+	}
+	b = appendUint(b, found)
+	errno, _ := errors.AsType[syscall.Errno](err)
+	b = appendUint(b, uint64(errno))
+	if depth >= maxDepth {
+		return append(b, errNone)
+	}
+	if inner, ok := errors.AsType[*PanicError](err); ok {
+		return appendError(b, inner, depth+1)
+	}
+	if inner, ok := errors.AsType[*Error](err); ok {
+		return appendError(b, inner, depth+1)
+	}
+	return append(b, errNone)
+}
+
+func (f *fields) error(depth int) error {
+	form := f.uint()
+	if form == errNone {
+		return nil
+	}
+	if depth > maxDepth {
+		f.bad, f.rest = true, nil
+		return nil
+	}
+	switch form {
+	case errFetch:
+		return &Error{Kind: Kind(f.string()), URL: f.string(), Err: f.error(depth + 1)}
+	case errPanic:
+		e := &PanicError{URL: f.string(), Stack: f.bytes(), Value: f.string()}
+		if cause := f.error(depth + 1); cause != nil {
+			e.Value = cause
+		}
+		return e
+	case errRemote:
+		e := &remoteError{text: f.string()}
+		found := f.uint()
+		for i, s := range sentinels {
+			if found&(1<<i) != 0 {
+				e.is = append(e.is, s)
+			}
+		}
+		if errno := f.uint(); errno != 0 {
+			e.is = append(e.is, syscall.Errno(errno))
+		}
+		if inner := f.error(depth + 1); inner != nil {
+			e.is = append(e.is, inner)
+		}
+		return e
+	}
+	f.bad, f.rest = true, nil
+	return nil
+}
+
+// A remoteError is an error of a child process: its text, and those errors that
+// errors.Is and errors.As found in it there.
+type remoteError struct {
+	text string
+	is   []error
+}
+
+func (e *remoteError) Error() string   { return e.text }
+func (e *remoteError) Unwrap() []error { return e.is }

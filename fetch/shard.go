@@ -1,0 +1,465 @@
+package fetch
+
+import (
+	"bytes"
+	"context"
+	"encoding/gob"
+	"errors"
+	"fmt"
+	"iter"
+	"runtime"
+	"sync"
+	"time"
+)
+
+// Shard spreads the requests over child processes of this same program, each of
+// which runs the strategy Each. It is for what one process cannot do well: use more cores
+// than one Go runtime keeps busy, hold a heap each, or survive a Doer that crashes.
+//
+// The program has to call [ShardMain] first, which gives the children their Doer. That
+// of the [Fetcher], and what the context carries, does not cross to another process: the
+// children have a context of their own, which is canceled when the caller's is done.
+//
+// Requests go to whichever child has room, up to twice as many at once as Each has under way. A child
+// that ends or hangs is replaced, and its unanswered requests go to others. So a URL may be fetched more
+// than once, but has one result. Requests whose method is not idempotent (POST, PATCH and whatever
+// RFC 9110 §9.2.2 does not list) are not repeated: their results have errors of kind [ErrShard]. When no child is
+// left, so have all others, and those still to come.
+//
+// Whatever a child prints, on stdout too, appears on this process's stderr. The children end before the loop
+// does; they end by themselves, within a second, if this process is killed. Shard needs a Unix
+// system; elsewhere all results are errors that wrap [errors.ErrUnsupported].
+type Shard struct {
+	// Processes is the number of child processes. 0 means GOMAXPROCS.
+	Processes int
+	// Each is the strategy that each child runs. nil means Pool{}. One of another package's
+	// has to be known to gob.Register, and should be a [Bounded]: else it is taken for one of 64.
+	Each Strategy
+	// Attempts is how many children a request is handed to at the most: each but the last of them
+	// ended without an answer to it. 0 means 3. The last is given nothing else meanwhile,
+	// so that a request that kills its process costs no other one its result.
+	Attempts int
+	// Restarts is how many children are replaced in one run. 0 means 16 for each process.
+	// A child that cannot be started is replaced only if another one could be.
+	Restarts int
+	// Hang is how long a child may have requests and answer none of them before it is killed. 0 means
+	// 5 minutes, which is far above what [Client] allows for an attempt. A process that has
+	// stopped altogether is noticed after 10 s, or Hang if that is less.
+	Hang time.Duration
+}
+
+// Run implements [Strategy]. The Doer is not used: see [ShardMain].
+func (s Shard) Run(ctx context.Context, _ Doer, reqs iter.Seq[*Request]) iter.Seq[Result] {
+	s = s.defaults()
+	_, ahead := s.Bounds()
+	return func(yield func(Result) bool) {
+		if ctx.Err() != nil {
+			return
+		}
+		ctx, cancel := context.WithCancel(ctx)
+		// Both have room for every request ahead: no send on them ever blocks.
+		queue := make(chan *Request, ahead)
+		results := make(chan Result, ahead)
+
+		// On whatever path the loop ends, the supervisor ends its children, and then itself.
+		var running sync.WaitGroup
+		defer running.Wait()
+		defer close(queue)
+		defer cancel()
+		running.Go(func() { newSupervisor(ctx, s, results).run(queue) })
+
+		flow(ctx, ahead, reqs, func(r *Request) { queue <- r }, results, yield)
+	}
+}
+
+// defaults returns s with defaults in place of zeros.
+func (s Shard) defaults() Shard {
+	s.Processes = limit("Shard.Processes", s.Processes, runtime.GOMAXPROCS(0), 1024)
+	s.Attempts = limit("Shard.Attempts", s.Attempts, 3, maxLimit)
+	s.Restarts = limit("Shard.Restarts", s.Restarts, 16*s.Processes, maxLimit)
+	if s.Hang < 0 {
+		panic(fmt.Sprintf("fetch: Shard.Hang is %v", s.Hang))
+	}
+	if s.Hang == 0 {
+		s.Hang = 5 * time.Minute
+	}
+	switch s.Each.(type) {
+	case nil:
+		s.Each = Pool{}
+	case Shard, *Shard:
+		panic("fetch: Shard.Each is a Shard: children have no children")
+	}
+	return s
+}
+
+// Bounds implements [Bounded].
+func (s Shard) Bounds() (inFlight, ahead int) {
+	s = s.defaults()
+	n := s.Processes * s.window() / 2
+	return n, 2 * n
+}
+
+// window returns how many requests a child has at the most: those that it performs, and as
+// many more, so that it need not wait for the next while results are on their way.
+func (s Shard) window() int {
+	inFlight := defaultLimit
+	if b, ok := s.Each.(Bounded); ok {
+		inFlight, _ = b.Bounds()
+	}
+	return 2 * inFlight
+}
+
+func (s Shard) String() string {
+	s = s.defaults()
+	return fmt.Sprintf("shard(%d,%v)", s.Processes, s.Each)
+}
+
+// A shardHello is the first that a child is told.
+type shardHello struct {
+	Each   Strategy
+	Window int
+	Procs  int           // its GOMAXPROCS
+	Beat   time.Duration // between signs of life
+}
+
+func init() {
+	for _, s := range []Strategy{Serial{}, Threads{}, Pool{}, Semaphore{}, Batch{}} {
+		gob.Register(s)
+	}
+}
+
+func encodeHello(s Shard, beat time.Duration) ([]byte, error) {
+	var b bytes.Buffer
+	hello := shardHello{
+		Each:   s.Each,
+		Window: s.window(),
+		Procs:  (runtime.GOMAXPROCS(0) + s.Processes - 1) / s.Processes,
+		Beat:   beat,
+	}
+	if err := gob.NewEncoder(&b).Encode(hello); err != nil {
+		return nil, fmt.Errorf("Shard.Each cannot be sent to a child process, see gob.Register: %w", err)
+	}
+	return b.Bytes(), nil
+}
+
+// A supervisor starts the children of one run, hands requests to them and their results
+// on, and replaces those that are gone. All of it happens on one goroutine, which never
+// blocks but in its select: the channels that it sends on have room.
+//
+//	flow --queue--> supervisor --child.tasks--> pipe --> child process
+//	flow <-results-- supervisor <--events-- pipe <-- child process
+type supervisor struct {
+	ctx     context.Context
+	shard   Shard
+	hello   []byte
+	trace   *Trace
+	results chan<- Result
+	events  chan shardEvent // received until each child has told that it is gone
+
+	tick     time.Duration // how often the children are looked after
+	children []*child      // those that are not gone yet
+	quiet    *child        // gets suspects only, one at a time
+	again    []*task       // to be handed to another child
+	suspects []*task       // those whose next attempt is the last
+	restarts int
+	served   bool  // a child has been ready
+	ending   bool  // the children have been told to end
+	failure  error // why there are no children, once there are none
+	ids      uint64
+}
+
+// A task is a request on its way through children.
+type task struct {
+	*Request
+	id    uint64
+	tries int // children that it has been handed to
+}
+
+// A shardEvent is something that a child, or its process, did.
+type shardEvent struct {
+	child  *child
+	what   frameType // or shardGone
+	id     uint64    // of the task that a result is for
+	result Result
+	batch  BatchInfo
+	err    error // why it is gone
+}
+
+const shardGone frameType = 0
+
+func newSupervisor(ctx context.Context, s Shard, results chan<- Result) *supervisor {
+	return &supervisor{
+		ctx:     ctx,
+		shard:   s,
+		trace:   traceFrom(ctx),
+		results: results,
+		events:  make(chan shardEvent, 2*s.window()),
+		tick:    max(time.Millisecond, min(s.Hang, silence)/silentTicks),
+	}
+}
+
+const (
+	silence     = 10 * time.Second // after which a child without a sign of life is hung
+	silentTicks = 8                // the same in ticks, of which each has a sign of life
+
+	// What children may take to end once they are told to: when the loop is waiting for
+	// results of requests that have been canceled, and when nothing is under way.
+	abortGrace = 50 * time.Millisecond
+	endGrace   = 2 * time.Second
+)
+
+// run supervises until queue is closed and all children are gone. The end of ctx, which
+// comes before queue is closed, tells it to end them.
+func (s *supervisor) run(queue <-chan *Request) {
+	s.startAll()
+	ticker := time.NewTicker(s.tick)
+	defer ticker.Stop()
+	var late <-chan time.Time
+	done := s.ctx.Done()
+	for queue != nil || len(s.children) > 0 {
+		var in <-chan *Request
+		if s.hasRoom() {
+			in = queue
+		}
+		select {
+		case r, ok := <-in:
+			if !ok {
+				queue = nil
+				continue
+			}
+			s.ids++
+			s.take(&task{Request: r, id: s.ids})
+		case e := <-s.events:
+			s.handle(e)
+		case <-ticker.C:
+			s.lookAfter()
+		case <-done:
+			done = nil
+			late = time.After(s.end())
+		case <-late:
+			for _, c := range s.children {
+				c.kill(errLate)
+			}
+		}
+	}
+}
+
+var errLate = errors.New("it did not end when it was told to")
+
+func (s *supervisor) startAll() {
+	var err error
+	if s.hello, err = encodeHello(s.shard, s.tick); err == nil {
+		err = shardSupport()
+	}
+	if err != nil {
+		s.failure = err
+		return
+	}
+	for i := range s.shard.Processes {
+		s.start(i, 0)
+	}
+}
+
+func (s *supervisor) start(shard int, delay time.Duration) {
+	s.children = append(s.children, startChild(shard, delay, s.shard.window(), s.hello, s.events))
+}
+
+// hasRoom reports whether the next request would be taken somewhere.
+func (s *supervisor) hasRoom() bool {
+	return s.ending || len(s.children) == 0 || len(s.again) == 0 && s.roomiest() != nil
+}
+
+// roomiest returns the child with the most room for requests, or nil if none has any.
+func (s *supervisor) roomiest() *child {
+	var best *child
+	for _, c := range s.children {
+		if c.ready && c != s.quiet && (best == nil || len(c.out) < len(best.out)) {
+			best = c
+		}
+	}
+	if best != nil && len(best.out) == s.shard.window() {
+		return nil
+	}
+	return best
+}
+
+func (s *supervisor) take(t *task) {
+	switch {
+	case s.ending:
+		s.answer(t, Result{Err: contextError(s.ctx, t.Request)})
+	case len(s.children) == 0:
+		s.fail(t, s.failure)
+	default:
+		s.give(s.roomiest(), t)
+	}
+}
+
+// give hands t to c. The send does not block: tasks has room for a window.
+func (s *supervisor) give(c *child, t *task) {
+	if len(c.out) == 0 {
+		c.stuck = 0
+	}
+	t.tries++
+	c.out[t.id] = t
+	c.tasks <- t
+}
+
+func (s *supervisor) answer(t *task, r Result) {
+	r.Request = t.Request
+	s.results <- r
+}
+
+func (s *supervisor) fail(t *task, cause error) {
+	s.answer(t, Result{Attempts: t.tries, Err: newError(ErrShard, t.Request, cause)})
+}
+
+func (s *supervisor) handle(e shardEvent) {
+	c := e.child
+	c.silent = 0
+	switch e.what {
+	case frameReady:
+		c.ready, s.served = true, true
+		s.trace.shardStarted(c.info())
+	case frameResult:
+		t := c.out[e.id]
+		if t == nil {
+			c.kill(errFrame) // it has no such request
+			return
+		}
+		delete(c.out, e.id)
+		c.stuck = 0
+		r := e.result
+		r.Attempts += t.tries - 1
+		if s.ctx.Err() != nil && KindOf(r.Err) == ErrCanceled {
+			r.Err = contextError(s.ctx, t.Request) // which knows the caller's cause
+		}
+		s.answer(t, r)
+	case frameBatch:
+		e.batch.Shard = c.shard
+		s.trace.batchDone(e.batch)
+	case shardGone:
+		s.gone(c, e.err)
+	}
+	s.handOut()
+}
+
+// gone lets go of c, whose process has ended: its requests go to others, or are
+// answered if they must not, and another child takes its place.
+func (s *supervisor) gone(c *child, err error) {
+	s.children = remove(s.children, c)
+	if c == s.quiet {
+		s.quiet = nil
+	}
+	info := c.info()
+	info.Unanswered, info.Err = len(c.out), err
+	s.trace.shardGone(info)
+	for _, t := range c.unanswered() {
+		switch {
+		case s.ending:
+			s.take(t)
+		case !idempotent(t.Method):
+			s.fail(t, fmt.Errorf("%w; a %s that may have been sent is not repeated", err, t.Method))
+		case t.tries >= s.shard.Attempts:
+			s.fail(t, fmt.Errorf("%w; so did %d before, with this request", err, t.tries-1))
+		case t.tries == s.shard.Attempts-1:
+			s.suspects = append(s.suspects, t)
+		default:
+			s.again = append(s.again, t)
+		}
+	}
+	switch {
+	case s.ending:
+	case !s.served: // and if another will be ready, it does without this one
+	case s.restarts == s.shard.Restarts:
+		err = fmt.Errorf("%w; %d children were replaced before: see Shard.Restarts", err, s.restarts)
+	default:
+		s.restarts++
+		delay := time.Duration(0)
+		if !c.ready {
+			delay = 100 * time.Millisecond // no process, perhaps: do not ask for one at once
+		}
+		s.start(c.shard, delay)
+	}
+	if len(s.children) == 0 && !s.ending {
+		s.failure = err
+		s.flush()
+	}
+}
+
+// handOut hands requests that were with children that are gone to others.
+func (s *supervisor) handOut() {
+	for len(s.again) > 0 {
+		c := s.roomiest()
+		if c == nil {
+			break
+		}
+		s.give(c, s.again[0])
+		s.again = s.again[1:]
+	}
+	if s.quiet == nil && len(s.suspects) > 0 {
+		s.quiet = s.roomiest()
+	}
+	if s.quiet == nil || len(s.quiet.out) > 0 {
+		return
+	}
+	if len(s.suspects) == 0 {
+		s.quiet = nil
+		return
+	}
+	s.give(s.quiet, s.suspects[0])
+	s.suspects = s.suspects[1:]
+}
+
+// flush answers all requests that are with no child: there is none for them.
+func (s *supervisor) flush() {
+	for _, t := range append(s.again, s.suspects...) {
+		s.take(t)
+	}
+	s.again, s.suspects = nil, nil
+}
+
+// lookAfter kills children that hang. It counts its own ticks, and not time, so that a
+// process that was itself stopped for a while does not blame its children for that.
+func (s *supervisor) lookAfter() {
+	for _, c := range s.children {
+		if !c.ready {
+			continue // startChild waits for that
+		}
+		c.silent++
+		if len(c.out) > 0 {
+			c.stuck++
+		}
+		switch {
+		case c.silent > silentTicks:
+			c.kill(fmt.Errorf("it gave no sign of life for %v", silentTicks*s.tick))
+		case time.Duration(c.stuck)*s.tick > s.shard.Hang:
+			c.kill(fmt.Errorf("it had requests, and answered none of them for %v: see Shard.Hang", s.shard.Hang))
+		}
+	}
+}
+
+// end tells the children to end, and returns how long they may take for it.
+func (s *supervisor) end() time.Duration {
+	s.ending = true
+	s.flush()
+	grace := endGrace
+	for _, c := range s.children {
+		c.hangUp()
+		if !c.ready {
+			c.kill(nil)
+		}
+		if len(c.out) > 0 {
+			grace = abortGrace
+		}
+	}
+	return grace
+}
+
+// idempotent reports whether a request may be sent twice (RFC 9110 §9.2.2).
+func idempotent(method string) bool {
+	switch method {
+	case "", "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
+		return true
+	}
+	return false
+}

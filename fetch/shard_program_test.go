@@ -1,0 +1,118 @@
+//go:build unix
+
+package fetch_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"fetchbench/fetch"
+)
+
+// Some things can be seen only from outside of a program that uses a Shard. This test binary
+// is such a program, if programEnv names one of these.
+const programEnv = "FETCH_TEST_PROGRAM"
+
+var programs = map[string]func(){
+	"no ShardMain": func() { fetchAndPrint(context.Background(), "http://ok.test/") },
+	"no ShardMain in a server": func() {
+		if isChild {
+			time.Sleep(time.Hour)
+		}
+		fetchAndPrint(context.Background(), "http://ok.test/")
+	},
+	"late": func() {
+		for range 1000 {
+			fmt.Println("printed before ShardMain")
+		}
+		time.Sleep(100 * time.Millisecond)
+		fetch.ShardMain(&inChild{})
+		fetchAndPrint(context.Background(), "http://ok.test/", "http://print.test/", "http://ok.test/")
+	},
+	"orphans": func() {
+		fetch.ShardMain(&inChild{})
+		ctx := fetch.WithTrace(context.Background(), &fetch.Trace{ShardStarted: func(i fetch.ShardInfo) { fmt.Println(i.PID) }})
+		fetchAndPrint(ctx, "http://hang.test/", "http://wait.test/", "http://wait.test/")
+	},
+}
+
+// isChild: programs without a ShardMain cannot know otherwise.
+var isChild = os.Getenv("FETCHBENCH_SHARD") != ""
+
+func init() {
+	if os.Getenv(programEnv) != "" {
+		fmt.Println("printed by init")
+	}
+}
+
+// runProgram runs the program that programEnv names, and does not return, if there is one.
+func runProgram() {
+	if run := programs[os.Getenv(programEnv)]; run != nil {
+		run()
+		os.Exit(0)
+	}
+}
+
+// fetchAndPrint fetches urls by 3 processes, and prints a line for each result.
+func fetchAndPrint(ctx context.Context, urls ...string) {
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 3, Each: fetch.Pool{Workers: 4}}}
+	for r := range f.Get(ctx, urls...) {
+		fmt.Println("result", r.Status, r.Err)
+	}
+}
+
+// program returns the command that runs a program.
+func program(ctx context.Context, name string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, os.Args[0])
+	cmd.Env = append(os.Environ(), programEnv+"="+name)
+	return cmd
+}
+
+// A program that does not call ShardMain is told so, soon, and does not fork without end.
+func TestShardWithoutShardMain(t *testing.T) {
+	for name, long := range map[string]bool{"no ShardMain": false, "no ShardMain in a server": true} {
+		t.Run(name, func(t *testing.T) {
+			if long && testing.Short() {
+				t.Skip("the handshake takes 5 s to fail")
+			}
+			cmd := program(t.Context(), name)
+			var stderr bytes.Buffer
+			cmd.Stderr = &stderr
+			out, err := cmd.Output()
+			require.NoError(t, err)
+			assert.Contains(t, string(out), "result 0 fetch: http://ok.test/: shard: ")
+			assert.Contains(t, string(out), "call fetch.ShardMain(doer) first thing in main")
+			assert.Equal(t, 1, strings.Count(string(out), "result "))
+			if !long { // the children are told that they are
+				assert.LessOrEqual(t, strings.Count(stderr.String(), "printed by init"), 3, "children of children")
+				assert.Contains(t, stderr.String(), "this process is itself the child of a Shard")
+			}
+		})
+	}
+}
+
+// Whatever a child prints, and whenever, is no frame, and does not get lost.
+func TestShardPrints(t *testing.T) {
+	cmd := program(t.Context(), "late")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	require.NoError(t, err)
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	assert.Len(t, lines, 1+1000+3, "what the parent printed")
+	assert.Equal(t, 3, strings.Count(string(out), "result 200 <nil>"))
+	assert.Equal(t, 1, strings.Count(stderr.String(), "printed by a Doer\n"))
+	assert.Equal(t, 1, strings.Count(stderr.String(), "written to descriptor 1\n"))
+	children := strings.Count(stderr.String(), "printed by init\n")
+	assert.Positive(t, children)
+	assert.LessOrEqual(t, children, 3)
+}

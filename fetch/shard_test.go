@@ -1,0 +1,684 @@
+//go:build unix
+
+package fetch_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/gob"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"fetchbench/fetch"
+	"fetchbench/fetch/fetchtest"
+)
+
+func init() {
+	beforeTests = func() {
+		runProgram()
+		fetch.ShardMain(&inChild{})
+	}
+	strategies = append(strategies,
+		fetch.Shard{Processes: 2, Each: fetch.Pool{Workers: 3}},
+		fetch.Shard{Processes: 1, Each: fetch.Serial{}},
+		fetch.Shard{Processes: 3, Each: fetch.Batch{Size: 10, Limit: 4}},
+	)
+}
+
+// inChild is the Doer of the children of these tests: the host of a URL says what to do.
+type inChild struct{ client fetch.Client }
+
+func (d *inChild) Do(ctx context.Context, r *fetch.Request) fetch.Result {
+	host, _, _ := strings.Cut(strings.TrimPrefix(r.URL, "http://"), ".test/")
+	res := fetch.Result{Status: 200, Body: []byte(fetchtest.Pong), Attempts: 1, Duration: time.Millisecond}
+	switch host {
+	case "ok":
+	case "exit":
+		os.Exit(7)
+	case "crash":
+		go panic("a panic that no Doer recovers")
+		select {}
+	case "hang":
+		select {}
+	case "stop":
+		syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+		<-ctx.Done()
+	case "garbage":
+		syscall.Write(4, bytes.Repeat([]byte("garbage"), 100))
+		<-ctx.Done()
+	case "goexit":
+		runtime.Goexit()
+	case "panic":
+		panic(fmt.Errorf("a panic of %d", r.Index))
+	case "print":
+		fmt.Println("printed by a Doer")
+		syscall.Write(1, []byte("written to descriptor 1\n"))
+	case "pid":
+		res.Body = []byte(strconv.Itoa(os.Getpid()))
+	case "memory":
+		res.Body = fmt.Append(nil, os.Getpid(), " ", peakMemory())
+	case "slow":
+		select {
+		case <-time.After(500 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	case "wait":
+		<-ctx.Done()
+		return fetch.Result{Err: &fetch.Error{Kind: fetch.ErrCanceled, URL: r.URL, Err: ctx.Err()}}
+	case "large":
+		res.Body = bytes.Repeat([]byte("x"), 1<<20)
+	case "echo":
+		res.Body = r.Body
+		h := r.Header.Clone()
+		h.Set("Method", r.Method)
+		res.SetHeader(h)
+	case "error":
+		res = fetch.Result{Err: remoteErrors[r.Index], Attempts: 3}
+	case "nested":
+		f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1}}
+		for r := range f.Get(ctx, "http://ok.test/") {
+			res = fetch.Result{Err: r.Err}
+		}
+	default:
+		if strings.Contains(r.URL, "/ping") || strings.Contains(r.URL, "/echo") {
+			return d.client.Do(ctx, r)
+		}
+		return fetchtest.Remote.Do(ctx, r)
+	}
+	return res
+}
+
+// DoBatch answers each with the number of those that came together.
+func (d *inChild) DoBatch(ctx context.Context, reqs []*fetch.Request, yield func(fetch.Result)) {
+	for _, r := range reqs {
+		res := d.Do(ctx, r)
+		res.Request, res.Body = r, []byte(strconv.Itoa(len(reqs)))
+		yield(res)
+	}
+}
+
+// peakMemory returns the most memory that this process has had, in KiB. It is nil
+// where the system does not tell.
+var peakMemory func() int
+
+// urls is the input of n requests for what url returns for their index.
+func urls(n int, url func(i int) string) iter.Seq[fetch.Request] {
+	return func(yield func(fetch.Request) bool) {
+		for i := range n {
+			if !yield(fetch.Request{URL: url(i)}) {
+				return
+			}
+		}
+	}
+}
+
+// A herd follows the children of a Shard by its Trace.
+type herd struct {
+	mu      sync.Mutex
+	alive   []int
+	started []fetch.ShardInfo
+	gone    []fetch.ShardInfo
+}
+
+func (h *herd) trace(ctx context.Context) context.Context {
+	return fetch.WithTrace(ctx, &fetch.Trace{
+		ShardStarted: func(i fetch.ShardInfo) {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.alive = append(h.alive, i.PID)
+			h.started = append(h.started, i)
+		},
+		ShardGone: func(i fetch.ShardInfo) {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.alive = slices.DeleteFunc(h.alive, func(pid int) bool { return pid == i.PID })
+			h.gone = append(h.gone, i)
+		},
+	})
+}
+
+// signal sends sig to a child that is alive and has not had one, if there is such a child.
+func (h *herd) signal(sig syscall.Signal) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.alive) == 0 {
+		return false
+	}
+	i := rand.IntN(len(h.alive))
+	pid := h.alive[i]
+	h.alive = slices.Delete(h.alive, i, i+1)
+	return syscall.Kill(pid, sig) == nil
+}
+
+// requireNone fails t if a child is left, be it as a zombie.
+func (h *herd) requireNone(t *testing.T) {
+	t.Helper()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	require.Empty(t, h.alive)
+	// Those that have not got as far as to be ready are gone, too.
+	require.GreaterOrEqual(t, len(h.gone), len(h.started))
+	for _, i := range h.gone {
+		if i.PID != 0 {
+			require.ErrorIs(t, syscall.Kill(i.PID, 0), syscall.ESRCH, "process %d", i.PID)
+		}
+	}
+}
+
+// Children that are killed and stopped cost no result, and no URL is fetched more often
+// than they had it.
+func TestShardSurvivesKills(t *testing.T) {
+	if testing.Short() {
+		t.Skip("20 000 URLs and the time to notice a stopped process")
+	}
+	const n, kills, window = 20_000, 10, 32
+	server := fetchtest.NewServer(t, fetchtest.Latency(2*time.Millisecond))
+	var h herd
+	seen := make([]int, n)
+	received, signals := 0, 0
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 4, Each: fetch.Pool{Workers: window / 2}, Hang: time.Second}}
+	next := n / (kills + 2)
+	for r := range f.Fetch(h.trace(t.Context()), urls(n, server.Ping)) {
+		require.True(t, r.OK(), "%v", r.Err)
+		seen[r.Request.Index]++
+		received++
+		if received >= next && signals <= kills {
+			sig := syscall.SIGKILL
+			if signals == kills/2 {
+				sig = syscall.SIGSTOP
+			}
+			if h.signal(sig) {
+				signals++
+				next = received + n/(2*kills+4) + rand.IntN(n/(2*kills+4))
+			}
+		}
+	}
+	require.Equal(t, kills+1, signals)
+	for i, times := range seen {
+		require.Equal(t, 1, times, "results for request %d", i)
+	}
+	h.requireNone(t)
+	duplicates := server.Requests() - n
+	t.Logf("%d children killed, 1 stopped: %d URLs fetched twice", kills, duplicates)
+	assert.LessOrEqual(t, duplicates, signals*window, "what the children had that were killed")
+	bad := 0
+	for _, i := range h.gone {
+		if i.Err != nil {
+			bad++
+			assert.LessOrEqual(t, i.Unanswered, window)
+		}
+	}
+	assert.Equal(t, signals, bad, "children that did not end because they were told to")
+}
+
+// A request that ruins its process fails alone, after as many attempts as it may have.
+func TestShardPoison(t *testing.T) {
+	for _, poison := range []struct{ host, text string }{
+		{"exit", "exit status 7"},
+		{"crash", "exit status 2"},
+		{"garbage", "sent what is no frame"},
+		{"hang", "answered none of them for 1s"},
+		{"stop", "no sign of life for 1s"},
+	} {
+		for _, attempts := range []int{1, 2, 3} {
+			t.Run(fmt.Sprintf("%s/%d attempts", poison.host, attempts), func(t *testing.T) {
+				if testing.Short() && attempts == 2 {
+					t.Skip("between the others")
+				}
+				var h herd
+				f := fetch.Fetcher{Strategy: fetch.Shard{
+					Processes: 2,
+					Each:      fetch.Pool{Workers: 4},
+					Attempts:  attempts,
+					Hang:      time.Second,
+				}}
+				const n, poisoned = 300, 100
+				failed := 0
+				seen := make([]bool, n)
+				for r := range f.Fetch(h.trace(t.Context()), urls(n, func(i int) string {
+					if i == poisoned {
+						return "http://" + poison.host + ".test/"
+					}
+					return "http://ok.test/"
+				})) {
+					require.False(t, seen[r.Request.Index])
+					seen[r.Request.Index] = true
+					if r.OK() {
+						continue
+					}
+					failed++
+					require.ErrorIs(t, r.Err, fetch.ErrShard)
+					require.ErrorContains(t, r.Err, poison.text)
+					require.Equal(t, attempts, r.Attempts)
+					if attempts > 1 {
+						require.Equal(t, poisoned, r.Request.Index, "another one's request")
+						require.ErrorContains(t, r.Err, fmt.Sprintf("so did %d before, with this request", attempts-1))
+					}
+				}
+				require.NotContains(t, seen, false)
+				if attempts > 1 {
+					require.Equal(t, 1, failed)
+				} else {
+					require.LessOrEqual(t, failed, 8, "what one child had")
+				}
+				require.Len(t, h.gone, 2+attempts, "each child that it ruined is replaced")
+				h.requireNone(t)
+			})
+		}
+	}
+}
+
+// What may have been sent is not sent again if that might do it twice.
+func TestShardRepeatsIdempotentRequestsOnly(t *testing.T) {
+	for _, method := range []string{"", "GET", "HEAD", "PUT", "DELETE", "OPTIONS", "POST", "PATCH", "get", "PURGE"} {
+		t.Run(method, func(t *testing.T) {
+			attempts := 1
+			if slices.Contains([]string{"", "GET", "HEAD", "PUT", "DELETE", "OPTIONS"}, method) {
+				attempts = 3
+			}
+			f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1}}
+			for r := range f.Fetch(t.Context(), slices.Values([]fetch.Request{{Method: method, URL: "http://exit.test/"}})) {
+				require.ErrorIs(t, r.Err, fetch.ErrShard)
+				require.Equal(t, attempts, r.Attempts)
+				if attempts == 1 {
+					require.ErrorContains(t, r.Err, "is not repeated")
+				}
+			}
+		})
+	}
+}
+
+// When no child is left, and none may be started any more, each request still has its result.
+func TestShardRestarts(t *testing.T) {
+	var h herd
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 2, Each: fetch.Pool{Workers: 2}, Restarts: 3, Attempts: 100}}
+	received := 0
+	for r := range f.Fetch(h.trace(t.Context()), urls(100, func(int) string { return "http://exit.test/" })) {
+		require.ErrorIs(t, r.Err, fetch.ErrShard)
+		require.ErrorContains(t, r.Err, "3 children were replaced before: see Shard.Restarts")
+		received++
+	}
+	require.Equal(t, 100, received)
+	require.Len(t, h.started, 5)
+	h.requireNone(t)
+}
+
+// remoteErrors are what the Doer of a child returns, by the index of the request.
+var remoteErrors = []error{
+	&fetch.Error{Kind: fetch.ErrTimeout, URL: "http://error.test/", Err: errors.New("too slow")},
+	&fetch.Error{Kind: fetch.ErrDial, URL: "http://error.test/", Err: fmt.Errorf("dial: %w", syscall.ECONNREFUSED)},
+	fmt.Errorf("wrapped: %w", &fetch.Error{Kind: fetch.ErrTLS, URL: "http://error.test/"}),
+	io.ErrUnexpectedEOF,
+	errors.New("of no kind"),
+	&fetch.PanicError{URL: "http://error.test/", Value: "a string", Stack: []byte("a stack")},
+	fmt.Errorf("wrapped: %w", &fetch.PanicError{URL: "http://error.test/", Value: io.EOF, Stack: []byte("a stack")}),
+}
+
+// An error is in the parent what it is in the child, to whoever asks for its kind, its
+// cause or its text.
+func TestShardErrors(t *testing.T) {
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1}, Ordered: true}
+	received := 0
+	for r := range f.Fetch(t.Context(), urls(len(remoteErrors), func(int) string { return "http://error.test/" })) {
+		want := remoteErrors[r.Request.Index]
+		received++
+		assert.Equal(t, 3, r.Attempts)
+		assert.EqualError(t, r.Err, want.Error())
+		assert.Equal(t, fetch.KindOf(want), fetch.KindOf(r.Err))
+		for _, target := range []error{context.DeadlineExceeded, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNREFUSED, fetch.ErrPanic, fetch.ErrTLS} {
+			assert.Equal(t, errors.Is(want, target), errors.Is(r.Err, target), "%v is %v", r.Err, target)
+		}
+		wantError, isError := errors.AsType[*fetch.Error](want)
+		gotError, _ := errors.AsType[*fetch.Error](r.Err)
+		if isError {
+			assert.Equal(t, wantError.URL, gotError.URL)
+		}
+		wantPanic, isPanic := errors.AsType[*fetch.PanicError](want)
+		gotPanic, _ := errors.AsType[*fetch.PanicError](r.Err)
+		if isPanic {
+			require.NotNil(t, gotPanic)
+			assert.Equal(t, fmt.Sprint(wantPanic.Value), fmt.Sprint(gotPanic.Value))
+			assert.Equal(t, wantPanic.Stack, gotPanic.Stack)
+		}
+	}
+	assert.Equal(t, len(remoteErrors), received)
+}
+
+// All of a request gets to the child, and all of a result back.
+func TestShardCarriesEverything(t *testing.T) {
+	reqs := []fetch.Request{
+		{Method: "POST", URL: "http://echo.test/?q=ü#f", Header: http.Header{"A": {"1", "2"}, "B": nil, "C": {""}}, Body: []byte("body")},
+		{Method: "get", URL: "http://echo.test/", Header: http.Header{}, Body: []byte{}},
+		{URL: "http://echo.test/", Header: http.Header{"X": {strings.Repeat("y", 100_000)}}, Body: bytes.Repeat([]byte("z"), 5<<20)},
+	}
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1}}
+	received := 0
+	for r := range f.Fetch(t.Context(), slices.Values(reqs)) {
+		want := reqs[r.Request.Index]
+		received++
+		require.NoError(t, r.Err)
+		assert.Equal(t, 200, r.Status)
+		assert.Equal(t, 1, r.Attempts)
+		assert.Equal(t, time.Millisecond, r.Duration)
+		assert.Equal(t, want.Body, r.Body)
+		header := want.Header.Clone()
+		header.Set("Method", want.Method)
+		assert.Equal(t, header, r.Header())
+		assert.Equal(t, header, r.Header(), "asked for again")
+	}
+	assert.Equal(t, 3, received)
+}
+
+// A panic has its stack, and costs only its own request; Goexit does not cost more.
+func TestShardPanics(t *testing.T) {
+	var h herd
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1}, Ordered: true}
+	for r := range f.Get(h.trace(t.Context()), "http://ok.test/", "http://panic.test/", "http://goexit.test/", "http://ok.test/") {
+		switch r.Request.Index {
+		case 1:
+			p, ok := errors.AsType[*fetch.PanicError](r.Err)
+			require.True(t, ok)
+			assert.EqualError(t, p.Value.(error), "a panic of 1")
+			assert.Contains(t, string(p.Stack), "inChild")
+		case 2:
+			require.ErrorIs(t, r.Err, fetch.ErrPanic)
+		default:
+			require.True(t, r.OK(), "%v", r.Err)
+		}
+	}
+	require.Len(t, h.started, 1)
+}
+
+// Events of the children's strategies reach the parent's Trace, with the child's number.
+func TestShardTrace(t *testing.T) {
+	var batches []fetch.BatchInfo
+	var h herd
+	ctx := fetch.WithTrace(h.trace(t.Context()), &fetch.Trace{BatchDone: func(b fetch.BatchInfo) { batches = append(batches, b) }})
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 2, Each: fetch.Batch{Size: 10, Limit: 4}}}
+	for range f.Fetch(ctx, urls(95, func(i int) string {
+		if i%5 == 0 {
+			return "http://panic.test/"
+		}
+		return "http://ok.test/"
+	})) {
+	}
+	size, failed := 0, 0
+	numbers := []int{0, 0}
+	for _, b := range batches {
+		assert.Equal(t, numbers[b.Shard], b.Number)
+		numbers[b.Shard]++
+		assert.LessOrEqual(t, b.Size, 10)
+		assert.Positive(t, b.Duration)
+		size += b.Size
+		failed += b.Failed
+	}
+	assert.Equal(t, 95, size, "the last batch of each child, which is not full, included")
+	assert.Equal(t, 19, failed)
+	require.Len(t, h.started, 2)
+	for _, i := range h.started {
+		assert.Positive(t, i.Startup)
+	}
+	for _, i := range h.gone {
+		assert.NoError(t, i.Err)
+		assert.Zero(t, i.Unanswered)
+	}
+	h.requireNone(t)
+}
+
+// mine is a strategy of another package than fetch. That it is known to gob is up to it.
+type mine struct{ Name string }
+
+func (m mine) Run(ctx context.Context, d fetch.Doer, reqs iter.Seq[*fetch.Request]) iter.Seq[fetch.Result] {
+	return fetch.Pool{Workers: 2}.Run(ctx, fetch.DoerFunc(func(ctx context.Context, r *fetch.Request) fetch.Result {
+		res := d.Do(ctx, r)
+		res.Body = []byte(m.Name)
+		return res
+	}), reqs)
+}
+func (m mine) String() string { return m.Name }
+
+type unregistered struct{ fetch.Pool }
+
+func init() { gob.Register(mine{}) }
+
+func TestShardOfAnyStrategy(t *testing.T) {
+	received := 0
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 2, Each: mine{Name: "mine"}}}
+	for r := range f.Fetch(t.Context(), urls(300, func(int) string { return "http://ok.test/" })) {
+		require.Equal(t, "mine", string(r.Body), "%v", r.Err)
+		received++
+	}
+	require.Equal(t, 300, received)
+
+	f.Strategy = fetch.Shard{Processes: 2, Each: unregistered{}}
+	for r := range f.Get(t.Context(), "http://ok.test/") {
+		require.ErrorIs(t, r.Err, fetch.ErrShard)
+		require.ErrorContains(t, r.Err, "see gob.Register")
+	}
+
+	// Requests of a batch go together, and no request waits for ever for others to join it.
+	f.Strategy = fetch.Shard{Processes: 2, Each: fetch.Batch{Size: 1000, Limit: 64, Pipeline: 8}}
+	together := 0
+	for r := range f.Fetch(t.Context(), urls(300, func(int) string { return "http://ok.test/" })) {
+		require.True(t, r.OK(), "%v", r.Err)
+		n, err := strconv.Atoi(string(r.Body))
+		require.NoError(t, err)
+		together = max(together, n)
+	}
+	require.Equal(t, 8, together, "requests in one call of DoBatch")
+}
+
+// Every strategy of this package can be sent, and is what it was.
+func TestStrategiesAreGobEncodable(t *testing.T) {
+	for _, s := range []fetch.Strategy{
+		fetch.Serial{}, fetch.Threads{Limit: 3}, fetch.Pool{}, fetch.Pool{Workers: 3}, fetch.Semaphore{Limit: 3},
+		fetch.Batch{Size: 7, Limit: 3, Pipeline: 2}, fetch.Shard{Processes: 2, Each: fetch.Batch{Size: 3}, Hang: time.Second},
+	} {
+		gob.Register(s) // as init has, but for Shard, which children do not need
+		var b bytes.Buffer
+		require.NoError(t, gob.NewEncoder(&b).Encode(&s))
+		var got fetch.Strategy
+		require.NoError(t, gob.NewDecoder(&b).Decode(&got))
+		assert.Equal(t, s, got)
+	}
+}
+
+// Requests that come one by one are fetched as they come, even while a slow one is under way.
+func TestShardTrickle(t *testing.T) {
+	for _, each := range []fetch.Strategy{
+		fetch.Pool{Workers: 2}, fetch.Semaphore{Limit: 2}, fetch.Batch{Size: 100, Limit: 2}, fetch.Batch{Size: 100, Limit: 2, Pipeline: 2},
+	} {
+		t.Run(each.String(), func(t *testing.T) {
+			var order []string
+			f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1, Each: each}}
+			input := func(yield func(fetch.Request) bool) {
+				hosts := []string{"ok", "slow", "ok", "ok", "ok"}
+				for _, host := range hosts {
+					if !yield(fetch.Request{URL: "http://" + host + ".test/"}) {
+						return
+					}
+					time.Sleep(20 * time.Millisecond)
+				}
+			}
+			for r := range f.Fetch(t.Context(), input) {
+				require.NoError(t, r.Err)
+				order = append(order, r.Request.URL)
+			}
+			require.Len(t, order, 5)
+			assert.Equal(t, "http://slow.test/", order[4], "the quick ones had to wait for the slow one: %v", order)
+		})
+	}
+}
+
+// Whenever the loop ends, no process, pipe or goroutine is left.
+func TestShardBreak(t *testing.T) {
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 2}}
+	for range f.Get(t.Context(), "http://ok.test/") { // whatever is opened once
+	}
+	for _, k := range []int{0, 1, 1000} {
+		t.Run(strconv.Itoa(k), func(t *testing.T) {
+			var h herd
+			before := openFiles(t)
+			received := 0
+			input := urls(1_000_000, func(i int) string {
+				if i%7 == 6 {
+					return "http://wait.test/" // until it is told to end
+				}
+				return "http://ok.test/"
+			})
+			if k == 0 {
+				next, stop := iter.Pull(f.Fetch(h.trace(t.Context()), input))
+				_, ok := next()
+				require.True(t, ok)
+				stop()
+			} else {
+				input = urls(1_000_000, func(int) string { return "http://ok.test/" })
+				for range f.Fetch(h.trace(t.Context()), input) {
+					if received++; received == k {
+						break
+					}
+				}
+			}
+			h.requireNone(t)
+			require.Equal(t, before, openFiles(t), "open files")
+		})
+	}
+	t.Run("nothing to fetch", func(t *testing.T) {
+		before := openFiles(t)
+		for range f.Get(t.Context()) {
+		}
+		require.Equal(t, before, openFiles(t), "open files")
+	})
+	t.Run("panic", func(t *testing.T) {
+		var h herd
+		before := openFiles(t)
+		require.Panics(t, func() {
+			for range f.Fetch(h.trace(t.Context()), urls(1_000_000, func(int) string { return "http://ok.test/" })) {
+				panic("in the loop")
+			}
+		})
+		h.requireNone(t)
+		require.Equal(t, before, openFiles(t), "open files")
+	})
+}
+
+// openFiles returns how many files this process has open.
+func openFiles(t *testing.T) int {
+	entries, err := os.ReadDir("/dev/fd")
+	require.NoError(t, err)
+	return len(entries)
+}
+
+// A cancel reaches the children, and what it aborts has the caller's cause; a Doer that does
+// not care is killed.
+func TestShardCancel(t *testing.T) {
+	for _, host := range []string{"wait", "hang"} {
+		t.Run(host, func(t *testing.T) {
+			var h herd
+			why := errors.New("why")
+			ctx, cancel := context.WithCancelCause(h.trace(t.Context()))
+			defer cancel(nil)
+			f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 2, Each: fetch.Pool{Workers: 4}}}
+			taken, received := 0, 0
+			input := urls(1000, func(i int) string {
+				if taken = i + 1; taken == 16 { // all that the children have room for
+					time.AfterFunc(200*time.Millisecond, func() { cancel(why) })
+				}
+				return "http://" + host + ".test/"
+			})
+			for r := range f.Fetch(ctx, input) {
+				received++
+				require.ErrorIs(t, r.Err, fetch.ErrCanceled)
+				require.ErrorIs(t, r.Err, why)
+			}
+			assert.Equal(t, taken, received)
+			h.requireNone(t)
+		})
+	}
+}
+
+// An interrupt from the terminal goes to all of its processes. The children leave it to
+// their parent, which may want to end what it has begun.
+func TestShardInterrupt(t *testing.T) {
+	var h herd
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 2}}
+	received := 0
+	for r := range f.Fetch(h.trace(t.Context()), urls(1000, func(int) string { return "http://ok.test/" })) {
+		require.True(t, r.OK(), "%v", r.Err)
+		if received++; received == 300 {
+			require.True(t, h.signal(syscall.SIGINT))
+		}
+	}
+	require.Equal(t, 1000, received)
+	for _, i := range h.gone {
+		require.NoError(t, i.Err)
+	}
+}
+
+// A deadline of the caller's is a timeout, as with any strategy.
+func TestShardDeadline(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 2}}
+	received := 0
+	for r := range f.Get(ctx, "http://wait.test/", "http://hang.test/") {
+		received++
+		require.ErrorIs(t, r.Err, fetch.ErrTimeout)
+		require.ErrorIs(t, r.Err, context.DeadlineExceeded)
+	}
+	require.Equal(t, 2, received)
+}
+
+// Large results and a slow loop: the children wait, and nothing waits for ever.
+func TestShardSlowLoop(t *testing.T) {
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 2, Each: fetch.Pool{Workers: 4}}}
+	received := 0
+	var live atomic.Int64
+	for r := range f.Fetch(t.Context(), urls(200, func(int) string { return "http://large.test/" })) {
+		require.Len(t, r.Body, 1<<20, "%v", r.Err)
+		if received++; received%50 == 0 {
+			time.Sleep(50 * time.Millisecond)
+			runtime.GC()
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			live.Store(max(live.Load(), int64(m.HeapAlloc)))
+		}
+	}
+	require.Equal(t, 200, received)
+	_, ahead := f.Strategy.(fetch.Bounded).Bounds()
+	assert.Less(t, live.Load(), int64(2*ahead+16)<<20, "bytes of live heap, for bodies of 1 MiB")
+}
+
+// A child is no place for children.
+func TestShardInShard(t *testing.T) {
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1}}
+	for r := range f.Get(t.Context(), "http://nested.test/") {
+		require.ErrorIs(t, r.Err, fetch.ErrShard)
+		require.ErrorContains(t, r.Err, "itself the child of a Shard")
+	}
+	assert.PanicsWithValue(t, "fetch: Shard.Each is a Shard: children have no children", func() {
+		fetch.Shard{Each: fetch.Shard{}}.Run(t.Context(), nil, nil)
+	})
+	assert.PanicsWithValue(t, "fetch: Shard.Processes is -1", func() { fetch.Shard{Processes: -1}.Run(t.Context(), nil, nil) })
+	assert.PanicsWithValue(t, "fetch: Shard.Hang is -1s", func() { fetch.Shard{Hang: -time.Second}.Run(t.Context(), nil, nil) })
+	assert.PanicsWithValue(t, "fetch: Pool.Workers is -1", func() {
+		fetch.Shard{Each: fetch.Pool{Workers: -1}}.Run(t.Context(), nil, nil)
+	})
+}

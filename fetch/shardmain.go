@@ -1,0 +1,197 @@
+package fetch
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/gob"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"os/signal"
+	"runtime"
+	"time"
+)
+
+// ShardMain has to be the first call in the main of a program that uses [Shard], or in the TestMain of
+// its tests. It returns at once, but in a child process it fetches through d, and
+// never returns. d is nil for [DefaultClient].
+//
+// A child has the arguments and the environment of its parent, so what d is made of may come
+// from either; what comes before the call is done in each child too. A child does
+// not end by an interrupt from the terminal, but leaves that to its parent.
+func ShardMain(d Doer) {
+	in, out, ok := shardPipes()
+	if !ok {
+		return
+	}
+	if d == nil {
+		d = DefaultClient
+	}
+	// Not signal.Ignore, which processes that d starts would inherit.
+	signal.Notify(make(chan os.Signal, 1), os.Interrupt)
+	code := 3 // if d ends this goroutine by runtime.Goexit
+	defer func() { os.Exit(code) }()
+	if err := serveShard(in, out, d); err != nil {
+		fmt.Fprintln(os.Stderr, "fetch: child process of a Shard:", err)
+		code = 2
+		return
+	}
+	code = 0
+}
+
+// orphanGrace is what a Doer has to notice that its context is done, when the parent is gone.
+const orphanGrace = 500 * time.Millisecond
+
+// serveShard performs the requests that come from in, and sends their results to out,
+// until in ends.
+func serveShard(in io.Reader, out io.Writer, d Doer) error {
+	r := bufio.NewReaderSize(in, 64<<10)
+	var hello shardHello
+	what, payload, err := readFrame(r)
+	if err != nil {
+		return err
+	}
+	if what != frameHello {
+		return errFrame
+	}
+	if err := gob.NewDecoder(bytes.NewReader(payload)).Decode(&hello); err != nil {
+		return fmt.Errorf("the strategy that it was sent: %w", err)
+	}
+
+	runtime.GOMAXPROCS(hello.Procs)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	tasks := make(chan task, hello.Window) // the parent sends no more than that
+	wake := make(chan struct{}, 1)
+	results := make(chan shardEvent, hello.Window)
+	go receiveTasks(r, tasks, wake, cancel)
+	sent := make(chan error, 1)
+	go func() { sent <- sendResults(out, results, hello.Beat) }()
+
+	s := session{tasks: tasks, wake: wake, ids: make(map[*Request]uint64)}
+	ctx = context.WithValue(ctx, wakeKey{}, wake)
+	ctx = WithTrace(ctx, &Trace{BatchDone: func(b BatchInfo) { results <- shardEvent{what: frameBatch, batch: b} }})
+	for res := range hello.Each.Run(ctx, d, s.requests()) {
+		s.received++
+		if id, ok := s.ids[res.Request]; ok {
+			delete(s.ids, res.Request)
+			results <- shardEvent{what: frameResult, id: id, result: res}
+		}
+	}
+	close(results)
+	return <-sent
+}
+
+// receiveTasks reads requests until their end, which cancels what is under way: then
+// the parent wants no more of it, or is gone.
+func receiveTasks(r *bufio.Reader, tasks chan<- task, wake chan<- struct{}, cancel func()) {
+	defer time.AfterFunc(orphanGrace, func() { os.Exit(4) })
+	defer cancel()
+	defer close(tasks)
+	for {
+		what, payload, err := readFrame(r)
+		if err != nil {
+			return
+		}
+		var t task
+		t.id, t.Request, err = decodeRequest(payload)
+		if what != frameRequest || err != nil {
+			return
+		}
+		tasks <- t
+		select {
+		case wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// sendResults sends results, and signs of life, until results is closed.
+func sendResults(out io.Writer, results <-chan shardEvent, beat time.Duration) error {
+	w := bufio.NewWriterSize(out, 64<<10)
+	ticker := time.NewTicker(beat)
+	defer ticker.Stop()
+	err := writeFrame(w, frameReady, nil, nil)
+	var fields []byte
+	for err == nil {
+		if len(results) == 0 {
+			runtime.Gosched() // there may be more that are as good as ready
+		}
+		if len(results) == 0 {
+			err = w.Flush()
+		}
+		select {
+		case e, ok := <-results:
+			switch {
+			case !ok:
+				return w.Flush()
+			case e.what == frameBatch:
+				fields = appendBatch(fields[:0], e.batch)
+				err = writeFrame(w, frameBatch, fields, nil)
+			default:
+				r := &e.result
+				fields = appendResult(fields[:0], e.id, r)
+				err = writeFrame(w, frameResult, fields, r.Body)
+				if err == errFrameSize {
+					r = &Result{Status: r.Status, Attempts: r.Attempts, Duration: r.Duration, Err: newError(ErrTooLarge, r.Request, err)}
+					err = writeFrame(w, frameResult, appendResult(fields[:0], e.id, r), nil)
+				}
+			}
+		case <-ticker.C:
+			err = writeFrame(w, frameBeat, nil, nil)
+		}
+	}
+	// Nobody reads: the parent is gone. What receiveTasks does about that is enough.
+	for range results {
+	}
+	return err
+}
+
+// A session is the input of a child's strategy, and what goes with it. All of it is used
+// on one goroutine, as rule 6 of a Strategy has it.
+type session struct {
+	tasks    <-chan task
+	wake     <-chan struct{}
+	ids      map[*Request]uint64 // of requests without a result
+	received int                 // results
+}
+
+// requests yields the requests as they come. While none comes it pauses, since the
+// parent may be waiting for results before it sends more.
+func (s *session) requests() iter.Seq[*Request] {
+	return func(yield func(*Request) bool) {
+		inVain := 0
+		for {
+			if len(s.tasks) == 0 && len(s.ids) > 0 && inVain < 2 {
+				select {
+				case <-s.wake: // for requests that have been taken already, perhaps
+				default:
+				}
+				if len(s.tasks) > 0 {
+					continue
+				}
+				before := s.received
+				if !yield(nil) {
+					return
+				}
+				// It was for nothing if wake told of a request that had been taken
+				// just before, but twice in a row only if the strategy does not pause.
+				if inVain++; s.received > before {
+					inVain = 0
+				}
+				continue
+			}
+			t, ok := <-s.tasks
+			if !ok {
+				return
+			}
+			inVain = 0
+			s.ids[t.Request] = t.id
+			if !yield(t.Request) {
+				return
+			}
+		}
+	}
+}
