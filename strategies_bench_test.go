@@ -2,12 +2,14 @@ package fetchbench_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"iter"
 	"net/http"
 	"os"
+	"runtime"
 	"testing"
 	"time"
 
@@ -122,16 +124,17 @@ func BenchmarkBody(b *testing.B) {
 
 // BenchmarkOverhead is the strategy alone, over a Doer that does nothing.
 func BenchmarkOverhead(b *testing.B) {
-	body := []byte(fetchtest.Pong)
-	nothing := fetch.DoerFunc(func(context.Context, *fetch.Request) fetch.Result {
-		return fetch.Result{Status: 200, Body: body, Attempts: 1}
-	})
 	for _, s := range strategies {
 		b.Run("strategy="+s.name, func(b *testing.B) {
-			f := fetch.Fetcher{Strategy: s.Strategy, Doer: nothing}
-			b.ReportAllocs()
+			f := fetch.Fetcher{Strategy: s.Strategy, Doer: fetch.DoerFunc(nothing)}
+			ctx, await := shards(b, s.Strategy)
 			received := 0
-			for r := range f.Fetch(b.Context(), repeat(fetch.Request{URL: "http://host.test/"}, b.N)) {
+			b.ReportAllocs()
+			for r := range f.Fetch(ctx, func(yield func(fetch.Request) bool) {
+				await()
+				b.ResetTimer()
+				repeat(fetch.Request{URL: nowhere}, b.N)(yield)
+			}) {
 				if !r.OK() {
 					b.Fatal(r.Err)
 				}
@@ -142,6 +145,15 @@ func BenchmarkOverhead(b *testing.B) {
 			}
 		})
 	}
+}
+
+// nowhere is the URL that nothing is done for.
+const nowhere = "http://host.test/"
+
+var pong = []byte(fetchtest.Pong)
+
+func nothing(context.Context, *fetch.Request) fetch.Result {
+	return fetch.Result{Status: 200, Body: pong, Attempts: 1}
 }
 
 // run measures GETs of /ping.
@@ -171,8 +183,9 @@ func (m *measurement) run(b *testing.B) {
 		b.Cleanup(c.CloseIdleConnections)
 	}
 	f := fetch.Fetcher{Strategy: m.strategy, Doer: m.doer}
-	var batches, batchTime time.Duration
-	ctx := fetch.WithTrace(b.Context(), &fetch.Trace{BatchDone: func(info fetch.BatchInfo) {
+	var batches, batchTime, startup time.Duration
+	ctx, await := shards(b, m.strategy)
+	ctx = fetch.WithTrace(ctx, &fetch.Trace{BatchDone: func(info fetch.BatchInfo) {
 		batches++
 		batchTime += info.Duration
 	}})
@@ -186,10 +199,17 @@ func (m *measurement) run(b *testing.B) {
 
 	seen := make([]uint64, b.N/64+1) // a bit for each index
 	slow := newSlowest(b.N)
+	var cpu time.Duration
+	input := func(yield func(fetch.Request) bool) {
+		// A Shard's connections, other than those of the other strategies, are opened
+		// in the timed part: its children live no longer than this Fetch.
+		startup = await()
+		b.ResetTimer()
+		cpu = fetchtest.CPUTime()
+		repeat(m.request, b.N)(yield)
+	}
 	b.ReportAllocs()
-	b.ResetTimer()
-	cpu := fetchtest.CPUTime()
-	for r := range f.Fetch(ctx, repeat(m.request, b.N)) {
+	for r := range f.Fetch(ctx, input) {
 		m.require(b, &r)
 		word, bit := &seen[r.Request.Index/64], uint64(1)<<(r.Request.Index%64)
 		if *word&bit != 0 {
@@ -218,8 +238,38 @@ func (m *measurement) run(b *testing.B) {
 	if cpu > 0 {
 		b.ReportMetric(float64(cpu)/n, "cpu-ns/op")
 	}
+	if startup > 0 {
+		b.ReportMetric(float64(startup), "start-ns")
+	}
 	if batches > 0 {
 		b.ReportMetric(float64(batchTime/batches), "batch-ns")
+	}
+}
+
+// shards returns a context to fetch with, and a function that waits until the children are
+// ready, if s is a Shard, and returns how long that took the slowest. They start with
+// the Fetch, so the input is the place to wait for them.
+func shards(b *testing.B, s fetch.Strategy) (ctx context.Context, await func() (startup time.Duration)) {
+	shard, ok := s.(fetch.Shard)
+	if !ok {
+		return b.Context(), func() time.Duration { return 0 }
+	}
+	processes := cmp.Or(shard.Processes, runtime.GOMAXPROCS(0))
+	infos := make(chan fetch.ShardInfo, 3*processes)
+	ctx = fetch.WithTrace(b.Context(), &fetch.Trace{
+		ShardStarted: func(i fetch.ShardInfo) { infos <- i },
+		ShardGone: func(i fetch.ShardInfo) {
+			if i.Err != nil {
+				b.Errorf("a child is gone: %v", i.Err)
+			}
+			infos <- i
+		},
+	})
+	return ctx, func() (startup time.Duration) {
+		for range processes {
+			startup = max(startup, (<-infos).Startup)
+		}
+		return startup
 	}
 }
 
