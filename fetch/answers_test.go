@@ -87,9 +87,10 @@ func TestClientMaxBody(t *testing.T) {
 	const n = 2000
 	body := bytes.Repeat([]byte("x"), n)
 	for name, h := range map[string]http.Handler{
-		"length":  answers(body, "Content-Length", fmt.Sprint(n)),
-		"chunked": chunked(body),
-		"gzip":    answers(gzipped(string(body)), "Content-Encoding", "gzip"),
+		"length": answers(body, "Content-Length", fmt.Sprint(n)),
+		"chunk":  chunked(body),
+		"chunks": chunked(body[:n/2], body[n/2:]),
+		"gzip":   answers(gzipped(string(body)), "Content-Encoding", "gzip"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := serve(t, h)
@@ -296,13 +297,6 @@ func TestClientCloseIdleConnections(t *testing.T) {
 // and nothing about what the transport can do.
 func TestClientTransport(t *testing.T) {
 	server := serveTLS(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Proto) }))
-	trusting := func(tr *http.Transport) *http.Transport {
-		if tr.TLSClientConfig == nil {
-			tr.TLSClientConfig = &tls.Config{}
-		}
-		tr.TLSClientConfig.RootCAs = server.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
-		return tr
-	}
 	// A zero Transport speaks HTTP/2, but one with a TLSClientConfig does not, unless
 	// told to. So net/http has to have made it ready before it learns whom to trust.
 	zero := &http.Transport{}
@@ -314,11 +308,11 @@ func TestClientTransport(t *testing.T) {
 		transport *http.Transport
 		want      string
 	}{
-		{"NewTransport", trusting(fetch.NewTransport()), "HTTP/2.0"},
-		{"zero", trusting(zero), "HTTP/2.0"},
-		{"TLSClientConfig", trusting(&http.Transport{}), "HTTP/1.1"},
+		{"NewTransport", trusting(server, fetch.NewTransport()), "HTTP/2.0"},
+		{"zero", trusting(server, zero), "HTTP/2.0"},
+		{"TLSClientConfig", trusting(server, &http.Transport{}), "HTTP/1.1"},
 		{"httptest", server.Client().Transport.(*http.Transport), "HTTP/2.0"},
-		{"not HTTP/2", trusting(&http.Transport{ForceAttemptHTTP2: true, TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{}}), "HTTP/1.1"},
+		{"not HTTP/2", trusting(server, &http.Transport{ForceAttemptHTTP2: true, TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{}}), "HTTP/1.1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dial := c.transport.DialContext
@@ -383,12 +377,19 @@ func TestHTTP(t *testing.T) {
 		assert.Equal(t, 302, res.Status)
 	})
 	t.Run("timeout", func(t *testing.T) {
-		for _, answer := range []string{"", "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345"} {
+		for status, answer := range map[int]string{0: "", 200: "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345"} {
 			silent := serveRaw(t, hangs(answer))
 			client := tidy(t, fetch.HTTP(&http.Client{Timeout: 30 * time.Millisecond, Transport: fetch.NewTransport()}))
-			res := client.Do(t.Context(), &fetch.Request{URL: silent})
+			res := client.Do(t.Context(), &fetch.Request{URL: silent + "/?token=" + secret})
+			var e *fetch.Error
+			require.ErrorAs(t, res.Err, &e)
+			assert.True(t, e.Timeout())
 			assert.ErrorIs(t, res.Err, fetch.ErrTimeout)
 			assert.ErrorIs(t, res.Err, context.DeadlineExceeded)
+			assert.NotContains(t, res.Err.Error(), secret)
+			assert.Equal(t, status, res.Status)
+			assert.Equal(t, 1, res.Attempts)
+			assert.Positive(t, res.Duration)
 		}
 	})
 	t.Run("user info", func(t *testing.T) {

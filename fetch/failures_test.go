@@ -73,6 +73,21 @@ func serveTLS(t *testing.T, h http.Handler) *httptest.Server {
 	return s
 }
 
+// trusting makes transport accept the certificate of s, which serves TLS.
+func trusting(s *httptest.Server, transport *http.Transport) *http.Transport {
+	if transport.TLSClientConfig == nil {
+		transport.TLSClientConfig = &tls.Config{}
+	}
+	transport.TLSClientConfig.RootCAs = s.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
+	return transport
+}
+
+// get is the answer to a GET of url.
+func get(t *testing.T, d fetch.Doer, url string) fetch.Result {
+	t.Helper()
+	return d.Do(t.Context(), &fetch.Request{URL: url})
+}
+
 // serveRaw starts a server that reads the head of one request from each connection, calls
 // answer and closes the connection. It returns its URL.
 func serveRaw(t *testing.T, answer func(conn *net.TCPConn, r *http.Request)) string {
@@ -166,6 +181,7 @@ func TestClientFailures(t *testing.T) {
 		return page(answersStatus(http.StatusFound, "Location", to))
 	}
 	nowhere := func(*testing.T) string { return "http://127.0.0.1:1" }
+	noHost := &net.DNSError{Err: "no such host", Name: "nosuchhost.invalid", IsNotFound: true}
 	const large = 1000
 
 	for _, c := range []struct {
@@ -177,17 +193,23 @@ func TestClientFailures(t *testing.T) {
 		kind      fetch.Kind
 		status    int
 		text      string // something that the error says
+		cause     error  // if not nil, one that the error is too
+		untold    bool   // http.Client does not tell on which answer it gave up
+		own       bool   // only for Client: http.Client takes a URL without a host for one of this machine
 	}{
 		{name: "DNS", server: func(*testing.T) string { return "http://nosuchhost.invalid" },
-			transport: failing(&net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: "nosuchhost.invalid", IsNotFound: true}}),
-			kind:      fetch.ErrDNS, text: "no such host"},
-		{name: "refused", server: nowhere, kind: fetch.ErrDial, text: "connection refused"},
+			transport: failing(&net.OpError{Op: "dial", Net: "tcp", Err: noHost}), kind: fetch.ErrDNS, text: "no such host", cause: noHost},
+		{name: "refused", server: nowhere, kind: fetch.ErrDial, text: "connection refused", cause: syscall.ECONNREFUSED},
 		{name: "proxy refused", server: nowhere,
 			transport: &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", User: url.UserPassword("u", secret), Host: "127.0.0.1:1"})},
-			kind:      fetch.ErrDial, text: "connection refused"},
-		{name: "files of the process", server: nowhere, transport: socketError(syscall.EMFILE), kind: fetch.ErrDial, text: "lower the strategy's limit or raise ulimit -n"},
-		{name: "files of the machine", server: nowhere, transport: socketError(syscall.ENFILE), kind: fetch.ErrDial, text: "lower the strategy's limit or raise ulimit -n"},
-		{name: "ports", server: nowhere, transport: socketError(syscall.EADDRNOTAVAIL), kind: fetch.ErrDial, text: "let connections be reused"},
+			kind:      fetch.ErrDial, text: "connection refused", cause: syscall.ECONNREFUSED},
+		// These are not the URL's fault, and the user can do something about them.
+		{name: "files of the process", server: nowhere, transport: socketError(syscall.EMFILE),
+			kind: fetch.ErrDial, text: "lower the strategy's limit or raise ulimit -n", cause: syscall.EMFILE},
+		{name: "files of the machine", server: nowhere, transport: socketError(syscall.ENFILE),
+			kind: fetch.ErrDial, text: "lower the strategy's limit or raise ulimit -n", cause: syscall.ENFILE},
+		{name: "ports", server: nowhere, transport: socketError(syscall.EADDRNOTAVAIL),
+			kind: fetch.ErrDial, text: "no free local port: lower the strategy's limit, or let connections be reused", cause: syscall.EADDRNOTAVAIL},
 
 		{name: "certificate of nobody known", server: func(t *testing.T) string { return serveTLS(t, http.NotFoundHandler()).URL },
 			kind: fetch.ErrTLS, text: "certificate"},
@@ -213,6 +235,7 @@ func TestClientFailures(t *testing.T) {
 		{name: "short body", server: raw(sends("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345")), kind: fetch.ErrTruncated, status: 200},
 		{name: "no body", server: raw(sends("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n")), kind: fetch.ErrTruncated, status: 200},
 		{name: "short body, large", server: raw(sends("HTTP/1.1 200 OK\r\nContent-Length: 2000000\r\n\r\n12345")), kind: fetch.ErrTruncated, status: 200},
+		{name: "short chunk", server: raw(sends("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\na\r\n12345")), kind: fetch.ErrTruncated, status: 200},
 		{name: "no last chunk", server: raw(sends("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n")), kind: fetch.ErrTruncated, status: 200},
 
 		{name: "no HTTP", server: raw(sends("220 smtp.invalid ESMTP " + secret + "\r\n\r\n")), kind: fetch.ErrProtocol},
@@ -238,7 +261,8 @@ func TestClientFailures(t *testing.T) {
 		{name: "large by its length", server: page(answers(make([]byte, large), "Content-Length", "1000")),
 			most: large - 1, kind: fetch.ErrTooLarge, status: 200, text: "999 bytes"},
 		{name: "large by its claim", server: raw(hangs("HTTP/1.1 200 OK\r\nContent-Length: 9000000000000000000\r\n\r\n")), kind: fetch.ErrTooLarge, status: 200},
-		{name: "large in chunks", server: page(chunked(make([]byte, large))), most: large - 1, kind: fetch.ErrTooLarge, status: 200},
+		{name: "large in a chunk", server: page(chunked(make([]byte, large))), most: large - 1, kind: fetch.ErrTooLarge, status: 200},
+		{name: "large in two chunks", server: page(chunked(make([]byte, large/2), make([]byte, large/2))), most: large - 1, kind: fetch.ErrTooLarge, status: 200},
 		{name: "large when decoded", server: page(answers(bomb(), "Content-Encoding", "gzip")),
 			most: 100_000, kind: fetch.ErrTooLarge, status: 200},
 		{name: "larger than 10 MiB", server: page(answers(bomb(), "Content-Encoding", "gzip")),
@@ -249,10 +273,11 @@ func TestClientFailures(t *testing.T) {
 		{name: "gzip with a wrong sum", server: page(answers(flipped(gzipped("hello"), len(gzipped("hello"))-8), "Content-Encoding", "gzip")), kind: fetch.ErrDecode, status: 200},
 
 		{name: "redirect loop", server: location("/path?token=" + secret), kind: fetch.ErrRedirect, status: 302, text: "10 redirects"},
-		{name: "redirect to ftp", server: location("ftp://u:" + secret + "@127.0.0.1/"), kind: fetch.ErrRedirect, status: 302},
-		{name: "redirect to no host", server: location("http:///" + secret), kind: fetch.ErrRedirect, status: 302},
-		{name: "redirect to nonsense", server: location("http://u:" + secret + "@[::1/"), kind: fetch.ErrRedirect, status: 302},
-		{name: "redirect to a bad escape", server: location("/%zz" + secret), kind: fetch.ErrRedirect, status: 302},
+		{name: "redirect to ftp", server: location("ftp://u:" + secret + "@127.0.0.1/"), kind: fetch.ErrRedirect, status: 302, untold: true},
+		{name: "redirect to no host", server: location("http:///" + secret), kind: fetch.ErrRedirect, status: 302, untold: true},
+		{name: "redirect to a port of no host", server: location("http://:80/" + secret), kind: fetch.ErrRedirect, status: 302, own: true},
+		{name: "redirect to nonsense", server: location("http://u:" + secret + "@[::1/"), kind: fetch.ErrRedirect, status: 302, untold: true},
+		{name: "redirect to a bad escape", server: location("/%zz" + secret), kind: fetch.ErrRedirect, status: 302, untold: true},
 		{name: "redirect to nobody", server: location("http://u:" + secret + "@127.0.0.1:1/?" + secret), kind: fetch.ErrDial},
 		{name: "redirect to no TLS", server: func(t *testing.T) string {
 			plain := serve(t, http.NotFoundHandler()).URL
@@ -268,7 +293,11 @@ func TestClientFailures(t *testing.T) {
 			own := &fetch.Client{Transport: c.transport, Timeout: c.timeout, MaxBody: c.most}
 			users := fetch.HTTP(&http.Client{Transport: c.transport})
 			users.Timeout, users.MaxBody = c.timeout, c.most
-			for name, client := range map[string]*fetch.Client{"Client": own, "HTTP": users} {
+			clients := map[string]*fetch.Client{"Client": own, "HTTP": users}
+			if c.own {
+				delete(clients, "HTTP")
+			}
+			for name, client := range clients {
 				t.Run(name, func(t *testing.T) {
 					tidy(t, client)
 					scheme, host, _ := strings.Cut(server, "://")
@@ -282,6 +311,9 @@ func TestClientFailures(t *testing.T) {
 					assert.ErrorIs(t, res.Err, c.kind)
 					assert.Equal(t, c.kind == fetch.ErrTimeout, errors.Is(res.Err, context.DeadlineExceeded), "is a DeadlineExceeded")
 					assert.NotErrorIs(t, res.Err, context.Canceled)
+					if c.cause != nil {
+						assert.ErrorIs(t, res.Err, c.cause)
+					}
 					assert.ErrorContains(t, res.Err, "fetch: "+server+"/path: "+string(c.kind))
 					assert.ErrorContains(t, res.Err, c.text)
 					assert.NotContains(t, res.Err.Error(), secret)
@@ -294,10 +326,12 @@ func TestClientFailures(t *testing.T) {
 					assert.Equal(t, 1, res.Attempts)
 					assert.Positive(t, res.Duration)
 					assert.Nil(t, res.Body, "part of a body")
-					if name == "Client" { // http.Client does not tell on which answer it gave up
-						assert.Equal(t, c.status, res.Status)
-						assert.Equal(t, c.status != 0, res.Header() != nil, "has a header")
+					status := c.status
+					if name == "HTTP" && c.untold {
+						status = 0
 					}
+					assert.Equal(t, status, res.Status)
+					assert.Equal(t, status != 0, res.Header() != nil, "has a header")
 					assert.False(t, res.OK())
 					assert.Equal(t, res.Err, res.Decode(new(any)))
 				})
@@ -315,11 +349,15 @@ func answersStatus(status int, pairs ...string) http.HandlerFunc {
 	}
 }
 
-// chunked answers with body, whose length it does not tell.
-func chunked(body []byte) http.HandlerFunc {
+// chunked answers with each of chunks, whose length together it does not tell.
+func chunked(chunks ...[]byte) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
-		http.NewResponseController(w).Flush()
-		w.Write(body)
+		flush := http.NewResponseController(w).Flush
+		flush()
+		for _, chunk := range chunks {
+			w.Write(chunk)
+			flush()
+		}
 	}
 }
 

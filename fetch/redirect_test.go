@@ -161,6 +161,7 @@ func TestRedirectLocation(t *testing.T) {
 		{"/to#part", "/to"},
 		{"/a%2Fb?c=%20d", "/a%2Fb?c=%20d"},
 		{"/ä", "/%C3%A4"},
+		{"/a b?c d", "/a%20b?c%20d"},
 		{strings.Replace(server, "http://", "HTTP://user:password@", 1) + "/to", "/to"},
 	} {
 		a := arrival(t, client, &fetch.Request{URL: hopTo(server, 302, c.to)})

@@ -115,6 +115,8 @@ func TestURLs(t *testing.T) {
 		{"http://a.invalid/p#f?q", "a.invalid:80", "a.invalid", "/p"},
 		{"http://a.invalid/a%2fb%20c", "a.invalid:80", "a.invalid", "/a%2fb%20c"},
 		{"http://a.invalid/ä b", "a.invalid:80", "a.invalid", "/%C3%A4%20b"},
+		// A space that was sent as it is would end the URL there.
+		{"http://a.invalid/a b?c d HTTP/1.0", "a.invalid:80", "a.invalid", "/a%20b?c%20d%20HTTP/1.0"},
 		{"http://a.invalid/@b", "a.invalid:80", "a.invalid", "/@b"},
 		{"http://user:password@a.invalid/", "a.invalid:80", "a.invalid", "/"},
 		{"http://127.0.0.1:8080/", "127.0.0.1:8080", "127.0.0.1:8080", "/"},
