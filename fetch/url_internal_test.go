@@ -12,20 +12,27 @@ import (
 )
 
 // Where a URL is odd, any part of it may be the password.
-func TestSafeURLOfOddOnes(t *testing.T) {
+func TestSafeURL(t *testing.T) {
 	for _, c := range []struct{ raw, want string }{
 		{"", ""},
 		{"http://a.invalid", "http://a.invalid"},
+		{"http://a.invalid/b", "http://a.invalid/b"},
 		{"http://a.invalid:80/b/c", "http://a.invalid:80/b/c"},
 		{"http://a.invalid/b?c=d", "http://a.invalid/b"},
 		{"http://a.invalid/b#c?d", "http://a.invalid/b"},
+		{"http://u:p@a.invalid/b?c=d#e", "http://a.invalid/b"},
 		{"http://a.invalid?c@d", "http://a.invalid"},
+		{"http://a.invalid:99999/", "http://a.invalid:99999/"},
+		{"http://[::1]:80/b", "http://[::1]:80/b"},
+		{"http://[fe80::1]/b", "http://[fe80::1]/b"},
 		{"http://[::1]:80/b@c?d", "http://[::1]:80/b@c"},
 		{"http://u:p@a.invalid/b@c", "http://a.invalid/b@c"},
+		{"http://a.invalid/b@c", "http://a.invalid/b@c"},
 		{"http://a.invalid/@b", "http://a.invalid/@b"},
 		{"http://a.invalid:80/@b", "http://a.invalid:80/@b"},
 		{"http://u@a.invalid", "http://a.invalid"},
 		{"http://u:p@q@a.invalid/", "http://a.invalid/"},
+		{"http://u:p/", "http://u"},
 		{"http://u:p/q@a.invalid/", "http://u"},
 		{"http://u:p:80/q@a.invalid/", "http://u"},
 		{"http://u:p]/q@a.invalid/", "http://u"},
@@ -35,11 +42,13 @@ func TestSafeURLOfOddOnes(t *testing.T) {
 		{"http:///u:p@a.invalid/", "http://"},
 		{"http:/u:p@a.invalid/", "http"},
 		{"/u:p@a.invalid/", ""},
+		{"u:p@a.invalid/b", "a.invalid/b"},
 		{"u:p@a.invalid/http://b", "a.invalid/http://b"},
 		{"u:p://q@a.invalid/", "u"},
 		{"view-source:http://u:p@a.invalid/", "view-source"},
 		{"/path", "/path"},
 		{"not a URL", "not a URL"},
+		{"http://a.invalid/\x00\n", `http://a.invalid/\x00\n`},
 		{"http://a.invalid/\r\n\x1b[31m\u202e", `http://a.invalid/\r\n\x1b[31m\u202e`},
 		{"http://a.invalid/" + strings.Repeat("x", 1000), "http://a.invalid/" + strings.Repeat("x", 239) + "..."},
 	} {
@@ -47,13 +56,23 @@ func TestSafeURLOfOddOnes(t *testing.T) {
 	}
 }
 
+func TestHostOf(t *testing.T) {
+	for raw, want := range map[string]string{
+		"http://h/p": "http://h", "http://h:1?q": "http://h:1", "https://h#f": "https://h", "http://h": "http://h", "odd": "odd",
+	} {
+		assert.Equal(t, want, hostOf(raw), "%q", raw)
+	}
+}
+
 // Whatever a line of input says: what is accepted has a host to dial, and what is shown
 // has no secret and does nothing to a terminal.
-func FuzzSafeURL(f *testing.F) {
+func FuzzURL(f *testing.F) {
 	for _, raw := range []string{
 		"", "http://a.invalid/", "https://u:p@a.invalid:443/b;c?d=e#f", "HTTP://A", "http://:80/", "http://a:0", "http://a:99999/", "ftp://a/",
 		"//a/b", "http:a", "http:///a", "mailto:a@b", "http://[::1%25eth0]:80/", "http://[::1", "http://a/\x00\x7f", "http://ä.invalid/ö?ü",
 		"http://u:p/q@a", "http://u:p?q@a", "http://u:p#q@a", "/", "?", "#", "@", "]/", "@/", "[", "\u202e\u2028\xff", "http://a/http://b?c",
+		"https://user:password@a.invalid:8080/b?c#d", "https://user:password@a.invalid/password", "http://a@b@c/d@e", "http:/a", "//a",
+		"http://a\x00", "http://%41/", "http://xn--/",
 	} {
 		f.Add(raw)
 	}
@@ -72,6 +91,12 @@ func FuzzSafeURL(f *testing.F) {
 			_, rest, _ := strings.Cut(shown, "//")
 			authority, _, _ := strings.Cut(rest, "/")
 			assert.NotContains(t, authority, "@", "user info")
+			if checkURL(raw, u) == nil {
+				scheme, rest, _ := strings.Cut(raw, "//")
+				end := strings.IndexAny(rest+"/", "/?#")
+				host := rest[strings.LastIndexByte(rest[:end], '@')+1:]
+				assert.Equal(t, safeURL(scheme+"//"+host), shown, "what is shown depends on the user info")
+			}
 		}
 		const secret = "s3cret"
 		if !strings.Contains(raw, secret) {
