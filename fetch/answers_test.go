@@ -98,7 +98,7 @@ func TestClientMaxBody(t *testing.T) {
 				most int64
 				ok   bool
 			}{{1, false}, {n - 1, false}, {n, true}, {n + 1, true}, {0, true}, {-1, true}, {math.MaxInt64, true}} {
-				res := tidy(t, &fetch.Client{MaxBody: c.most}).Do(t.Context(), &fetch.Request{URL: server.URL})
+				res := get(t, tidy(t, &fetch.Client{MaxBody: c.most}), server.URL)
 				if c.ok {
 					assert.NoError(t, res.Err, "MaxBody %d", c.most)
 					assert.Len(t, res.Body, n, "MaxBody %d", c.most)
@@ -110,7 +110,7 @@ func TestClientMaxBody(t *testing.T) {
 	}
 	t.Run("no limit", func(t *testing.T) {
 		server := serve(t, answers(bomb(), "Content-Encoding", "gzip"))
-		res := tidy(t, &fetch.Client{MaxBody: -1}).Do(t.Context(), &fetch.Request{URL: server.URL})
+		res := get(t, tidy(t, &fetch.Client{MaxBody: -1}), server.URL)
 		assert.NoError(t, res.Err)
 		assert.Equal(t, 10<<20+1, len(res.Body))
 	})
@@ -130,17 +130,6 @@ type got struct {
 	Headers map[string][]string `json:"headers"`
 }
 
-// fetched is the answer to req by an httpbin, which has to be a 200.
-func fetched(t *testing.T, c fetch.Doer, req *fetch.Request) got {
-	t.Helper()
-	res := c.Do(t.Context(), req)
-	require.NoError(t, res.Err)
-	require.True(t, res.OK(), "status %d", res.Status)
-	var g got
-	require.NoError(t, res.Decode(&g))
-	return g
-}
-
 // What is sent is the request, no more and no less.
 func TestClientSends(t *testing.T) {
 	server := serve(t, httpbin.New())
@@ -148,7 +137,7 @@ func TestClientSends(t *testing.T) {
 	do := func(req fetch.Request) got {
 		t.Helper()
 		req.URL = server.URL + "/anything"
-		return fetched(t, client, &req)
+		return decoded[got](t, client, &req)
 	}
 	host := strings.TrimPrefix(server.URL, "http://")
 
@@ -178,12 +167,12 @@ func TestClientSends(t *testing.T) {
 	assert.NoError(t, err)
 
 	// Otherwise it is decoded, and the header tells of it no more.
-	res = client.Do(t.Context(), &fetch.Request{URL: server.URL + "/gzip"})
+	res = get(t, client, server.URL+"/gzip")
 	require.NoError(t, res.Err)
 	assert.Empty(t, res.Header().Get("Content-Encoding"))
 	assert.True(t, json.Valid(res.Body))
 
-	res = client.Do(t.Context(), &fetch.Request{URL: server.URL + "/delay/10ms"})
+	res = get(t, client, server.URL+"/delay/10ms")
 	assert.NoError(t, res.Err)
 	assert.GreaterOrEqual(t, res.Duration, 10*time.Millisecond)
 }
@@ -246,7 +235,7 @@ func TestClientConnections(t *testing.T) {
 			for range c.concurrent {
 				wg.Go(func() {
 					for i := range c.each {
-						res := client.Do(t.Context(), &fetch.Request{URL: server.Ping(i)})
+						res := get(t, client, server.Ping(i))
 						if assert.NoError(t, res.Err) {
 							assert.Equal(t, server.Body(), res.Body)
 						}
@@ -266,7 +255,7 @@ func TestClientClosedConnections(t *testing.T) {
 	server := serve(t, answers([]byte("hello")))
 	client := tidy(t, &fetch.Client{})
 	for range 20 {
-		res := client.Do(t.Context(), &fetch.Request{URL: server.URL})
+		res := get(t, client, server.URL)
 		require.NoError(t, res.Err)
 		server.CloseClientConnections()
 	}
@@ -283,7 +272,7 @@ func TestClientCloseIdleConnections(t *testing.T) {
 			tidy(t, client)
 			for want := 1; want <= 3; want++ {
 				for range 3 {
-					res := client.Do(t.Context(), &fetch.Request{URL: server.Ping(0)})
+					res := get(t, client, server.Ping(0))
 					require.NoError(t, res.Err)
 				}
 				assert.Equal(t, want, server.Conns(), "connections")
@@ -320,7 +309,7 @@ func TestClientTransport(t *testing.T) {
 			users := tidy(t, fetch.HTTP(&http.Client{Transport: c.transport}))
 			for range 3 {
 				for name, client := range map[string]*fetch.Client{"Client": client, "http.Client": users} {
-					res := client.Do(t.Context(), &fetch.Request{URL: server.URL})
+					res := get(t, client, server.URL)
 					if assert.NoError(t, res.Err, name) {
 						assert.Equal(t, c.want, string(res.Body), name)
 					}
@@ -337,7 +326,7 @@ func TestClientTransport(t *testing.T) {
 			dials.Add(1)
 			return net.Dial(network, strings.TrimPrefix(server.URL, "http://"))
 		}}})
-		res := client.Do(t.Context(), &fetch.Request{URL: "http://a.invalid/ping"})
+		res := get(t, client, "http://a.invalid/ping")
 		assert.NoError(t, res.Err)
 		assert.EqualValues(t, 1, dials.Load())
 	})
@@ -349,30 +338,30 @@ func TestHTTP(t *testing.T) {
 
 	t.Run("nil", func(t *testing.T) {
 		client := tidy(t, fetch.HTTP(nil))
-		assert.Equal(t, "GET", fetched(t, client, &fetch.Request{URL: server.URL + "/anything"}).Method)
+		assert.Equal(t, "GET", decoded[got](t, client, &fetch.Request{URL: server.URL + "/anything"}).Method)
 	})
 	t.Run("jar", func(t *testing.T) {
 		jar, err := cookiejar.New(nil)
 		require.NoError(t, err)
 		client := tidy(t, fetch.HTTP(&http.Client{Jar: jar, Transport: fetch.NewTransport()}))
-		res := client.Do(t.Context(), &fetch.Request{URL: server.URL + "/cookies/set?k=v"})
+		res := get(t, client, server.URL+"/cookies/set?k=v")
 		require.NoError(t, res.Err)
 		header := http.Header{"X-Custom": {"1"}}
-		g := fetched(t, client, &fetch.Request{URL: server.URL + "/anything", Header: header})
+		g := decoded[got](t, client, &fetch.Request{URL: server.URL + "/anything", Header: header})
 		assert.Equal(t, []string{"k=v"}, g.Headers["Cookie"])
 		assert.Equal(t, http.Header{"X-Custom": {"1"}}, header)
 	})
 	t.Run("redirect policy", func(t *testing.T) {
 		policy := errors.New("no redirects here")
 		client := tidy(t, fetch.HTTP(&http.Client{Transport: fetch.NewTransport(), CheckRedirect: func(*http.Request, []*http.Request) error { return policy }}))
-		res := client.Do(t.Context(), &fetch.Request{URL: server.URL + "/redirect/1"})
+		res := get(t, client, server.URL+"/redirect/1")
 		assert.ErrorIs(t, res.Err, policy)
 		assert.ErrorIs(t, res.Err, fetch.ErrRedirect)
 		assert.Equal(t, 302, res.Status)
 		assert.NotEmpty(t, res.Header().Get("Location"))
 
 		client = tidy(t, fetch.HTTP(&http.Client{Transport: fetch.NewTransport(), CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}))
-		res = client.Do(t.Context(), &fetch.Request{URL: server.URL + "/redirect/1"})
+		res = get(t, client, server.URL+"/redirect/1")
 		assert.NoError(t, res.Err)
 		assert.Equal(t, 302, res.Status)
 	})
@@ -380,7 +369,7 @@ func TestHTTP(t *testing.T) {
 		for status, answer := range map[int]string{0: "", 200: "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345"} {
 			silent := serveRaw(t, hangs(answer))
 			client := tidy(t, fetch.HTTP(&http.Client{Timeout: 30 * time.Millisecond, Transport: fetch.NewTransport()}))
-			res := client.Do(t.Context(), &fetch.Request{URL: silent + "/?token=" + secret})
+			res := get(t, client, silent+"/?token="+secret)
 			var e *fetch.Error
 			require.ErrorAs(t, res.Err, &e)
 			assert.True(t, e.Timeout())
@@ -394,13 +383,13 @@ func TestHTTP(t *testing.T) {
 	})
 	t.Run("user info", func(t *testing.T) {
 		client := tidy(t, fetch.HTTP(&http.Client{Transport: fetch.NewTransport()}))
-		g := fetched(t, client, &fetch.Request{URL: strings.Replace(server.URL, "http://", "http://u:p@", 1) + "/anything"})
+		g := decoded[got](t, client, &fetch.Request{URL: strings.Replace(server.URL, "http://", "http://u:p@", 1) + "/anything"})
 		assert.NotContains(t, g.Headers, "Authorization")
 	})
 	t.Run("body", func(t *testing.T) {
 		client := tidy(t, fetch.HTTP(&http.Client{Transport: fetch.NewTransport()}))
 		to := url.Values{"url": {"/anything"}, "status_code": {"307"}}
-		g := fetched(t, client, &fetch.Request{Method: "POST", URL: server.URL + "/redirect-to?" + to.Encode(), Body: []byte("a body")})
+		g := decoded[got](t, client, &fetch.Request{Method: "POST", URL: server.URL + "/redirect-to?" + to.Encode(), Body: []byte("a body")})
 		assert.Equal(t, "data:application/octet-stream;base64,YSBib2R5", g.Data)
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -23,12 +24,8 @@ func TestClientWhenConnectionsClose(t *testing.T) {
 	url := serveRaw(t, sends("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")) // and closes, unannounced
 	client := tidy(t, &fetch.Client{})
 	f := fetch.Fetcher{Strategy: fetch.Pool{Workers: 8}, Doer: client}
-	urls := make([]string, 300)
-	for i := range urls {
-		urls[i] = url
-	}
 	received := 0
-	for r := range f.Get(t.Context(), urls...) {
+	for r := range f.Get(t.Context(), slices.Repeat([]string{url}, 300)...) {
 		// A connection that closes just as it is used again is the server's doing.
 		if r.Err != nil {
 			require.ErrorIs(t, r.Err, fetch.ErrReset)
@@ -44,11 +41,7 @@ func TestClientHTTP2(t *testing.T) {
 		io.WriteString(w, r.Proto)
 	}))
 	f := fetch.Fetcher{Doer: tidy(t, &fetch.Client{Transport: trusting(s, fetch.NewTransport())})}
-	urls := make([]string, 500)
-	for i := range urls {
-		urls[i] = s.URL
-	}
-	for r := range f.Get(t.Context(), urls...) {
+	for r := range f.Get(t.Context(), slices.Repeat([]string{s.URL}, 500)...) {
 		require.NoError(t, r.Err)
 		require.Equal(t, "HTTP/2.0", string(r.Body))
 	}

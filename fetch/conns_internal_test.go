@@ -104,14 +104,17 @@ func TestDialerForgetsCanceled(t *testing.T) {
 	forgets(t, c)
 }
 
+// toNobody dials a connection whose other end is closed.
+func toNobody(context.Context, string, string) (net.Conn, error) {
+	conn, other := net.Pipe()
+	other.Close()
+	return conn, nil
+}
+
 // With one request under way there is never a second connection on order: its dial
 // waits for a while until there is room, or until it is wanted no more.
 func TestDialerWaitsForItsTurn(t *testing.T) {
-	d := &dialer{dial: func(context.Context, string, string) (net.Conn, error) {
-		conn, other := net.Pipe()
-		other.Close()
-		return conn, nil
-	}}
+	d := &dialer{dial: toNobody}
 	host := origin{"http", "a.invalid"}
 	first := &hop{Context: t.Context(), caller: t.Context()}
 	d.enter(first, host)
@@ -167,11 +170,7 @@ func TestDialerWaitsForItsTurn(t *testing.T) {
 // A connection that never comes free must not hold a request up for longer than a dial takes.
 func TestDialerLosesPatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := &dialer{dial: func(context.Context, string, string) (net.Conn, error) {
-			conn, other := net.Pipe()
-			other.Close()
-			return conn, nil
-		}}
+		d := &dialer{dial: toNobody}
 		h := &hop{Context: t.Context(), caller: t.Context()}
 		d.enter(h, origin{"http", "a.invalid"})
 		ctx := context.WithValue(context.Background(), hopKey{}, h)

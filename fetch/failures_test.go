@@ -88,6 +88,17 @@ func get(t *testing.T, d fetch.Doer, url string) fetch.Result {
 	return d.Do(t.Context(), &fetch.Request{URL: url})
 }
 
+// decoded is what the body of the answer to req says, which has to be a 200.
+func decoded[T any](t *testing.T, d fetch.Doer, req *fetch.Request) T {
+	t.Helper()
+	res := d.Do(t.Context(), req)
+	require.NoError(t, res.Err)
+	require.Equal(t, 200, res.Status)
+	var v T
+	require.NoError(t, res.Decode(&v))
+	return v
+}
+
 // serveRaw starts a server that reads the head of one request from each connection, calls
 // answer and closes the connection. It returns its URL.
 func serveRaw(t *testing.T, answer func(conn *net.TCPConn, r *http.Request)) string {
@@ -476,9 +487,9 @@ func TestClientAfterFailedDials(t *testing.T) {
 		return new(net.Dialer).DialContext(ctx, network, addr)
 	})})
 	for range 3 {
-		res := client.Do(t.Context(), &fetch.Request{URL: server.Ping(0)})
+		res := get(t, client, server.Ping(0))
 		assert.Equal(t, fetch.ErrDial, fetch.KindOf(res.Err), "%v", res.Err)
 	}
-	res := client.Do(t.Context(), &fetch.Request{URL: server.Ping(0)})
+	res := get(t, client, server.Ping(0))
 	assert.NoError(t, res.Err)
 }

@@ -34,13 +34,7 @@ func TestMillion(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			live := func(n int) (peak uint64) {
 				received := 0
-				for r := range f.Fetch(t.Context(), func(yield func(fetch.Request) bool) {
-					for range n {
-						if !yield(fetch.Request{URL: "http://host.test/"}) {
-							return
-						}
-					}
-				}) {
+				for r := range f.Fetch(t.Context(), pings(n)) {
 					if !r.OK() {
 						t.Fatal(r.Err)
 					}

@@ -8,7 +8,6 @@ import (
 	"iter"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"runtime"
 	"sync/atomic"
 	"testing"
@@ -160,7 +159,7 @@ func TestZeroFetcher(t *testing.T) {
 	limit, _ := fetch.Pool{}.Bounds()
 	var g fetchtest.Gauge
 	full := make(chan struct{}) // closed when there are as many requests as Pool{} has workers
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer g.Enter()()
 		if g.Total() == limit {
 			close(full)
@@ -171,7 +170,6 @@ func TestZeroFetcher(t *testing.T) {
 		}
 		fmt.Fprint(w, r.URL.Path)
 	}))
-	defer server.Close()
 
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()

@@ -48,16 +48,6 @@ func hopTo(server string, status int, to string) string {
 	return server + "/hop?" + url.Values{"status": {strconv.Itoa(status)}, "to": {to}}.Encode()
 }
 
-func arrival(t *testing.T, c fetch.Doer, req *fetch.Request) arrived {
-	t.Helper()
-	res := c.Do(t.Context(), req)
-	require.NoError(t, res.Err)
-	require.Equal(t, 200, res.Status)
-	var a arrived
-	require.NoError(t, res.Decode(&a))
-	return a
-}
-
 // What becomes of method and body, RFC 9110 §15.4: a 307 or 308 repeats the request.
 func TestRedirectMethods(t *testing.T) {
 	server := hopServer(t)
@@ -135,7 +125,7 @@ func TestRedirectHeader(t *testing.T) {
 	} {
 		for _, status := range []int{302, 307} {
 			t.Run(fmt.Sprintf("%d %s", status, c.name), func(t *testing.T) {
-				a := arrival(t, client, &fetch.Request{Method: "POST", URL: hopTo(here, status, c.to), Body: []byte("a body"), Header: http.Header{
+				a := decoded[arrived](t, client, &fetch.Request{Method: "POST", URL: hopTo(here, status, c.to), Body: []byte("a body"), Header: http.Header{
 					"Authorization": {"Bearer x"}, "Cookie": {"x=y"}, "X-Api-Key": {"x"}, "Host": {"virtual.invalid"},
 				}})
 				for _, field := range []string{"Authorization", "Cookie", "X-Api-Key"} {
@@ -164,7 +154,7 @@ func TestRedirectLocation(t *testing.T) {
 		{"/a b?c d", "/a%20b?c%20d"},
 		{strings.Replace(server, "http://", "HTTP://user:password@", 1) + "/to", "/to"},
 	} {
-		a := arrival(t, client, &fetch.Request{URL: hopTo(server, 302, c.to)})
+		a := decoded[arrived](t, client, &fetch.Request{URL: hopTo(server, 302, c.to)})
 		assert.Equal(t, c.want, a.URI, "Location: %s", c.to)
 		assert.NotContains(t, a.Header, "Authorization", "Location: %s", c.to)
 	}
@@ -206,7 +196,7 @@ func TestRedirectNot(t *testing.T) {
 	} {
 		t.Run(fmt.Sprint(c.status, c.location), func(t *testing.T) {
 			server := serve(t, answersStatus(c.status, "Location", c.location))
-			res := tidy(t, &fetch.Client{}).Do(t.Context(), &fetch.Request{URL: server.URL})
+			res := get(t, tidy(t, &fetch.Client{}), server.URL)
 			assert.NoError(t, res.Err)
 			assert.Equal(t, c.status, res.Status)
 			assert.Equal(t, c.location, res.Header().Get("Location"))
@@ -233,7 +223,7 @@ func TestRedirectConnection(t *testing.T) {
 					w.Write(make([]byte, c.body))
 				}
 			}))
-			res := tidy(t, &fetch.Client{}).Do(t.Context(), &fetch.Request{URL: server})
+			res := get(t, tidy(t, &fetch.Client{}), server)
 			assert.NoError(t, res.Err)
 			assert.Equal(t, 200, res.Status)
 			assert.Equal(t, c.conns, conns.Load(), "connections")

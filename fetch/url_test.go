@@ -134,7 +134,7 @@ func TestURLs(t *testing.T) {
 				dialed = addr
 				return new(net.Dialer).DialContext(ctx, network, strings.TrimPrefix(server, "http://"))
 			})})
-			a := arrival(t, client, &fetch.Request{URL: c.url})
+			a := decoded[arrived](t, client, &fetch.Request{URL: c.url})
 			assert.Equal(t, c.addr, dialed)
 			assert.Equal(t, c.host, a.Host)
 			assert.Equal(t, c.uri, a.URI)
@@ -143,7 +143,7 @@ func TestURLs(t *testing.T) {
 	}
 	t.Run("64 KiB", func(t *testing.T) {
 		raw := server + "/" + strings.Repeat("x", 64<<10-len(server)-1)
-		a := arrival(t, tidy(t, &fetch.Client{}), &fetch.Request{URL: raw})
+		a := decoded[arrived](t, tidy(t, &fetch.Client{}), &fetch.Request{URL: raw})
 		assert.Equal(t, raw, server+a.URI)
 	})
 }
