@@ -20,13 +20,13 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"fetchbench/fetch"
-	"fetchbench/fetch/fetchtest"
 )
 
 // soon is how long a test waits for what has to happen at once, on a busy machine.
@@ -476,20 +476,32 @@ func TestClientBlackHole(t *testing.T) {
 	}
 }
 
-// A dial that fails gives its place back: else the next request to its host would wait for ever.
+// A dial that fails gives its place back: else the next one to its host would wait for it
+// until the dialer loses its patience.
 func TestClientAfterFailedDials(t *testing.T) {
-	server := fetchtest.NewServer(t)
-	var dials atomic.Int64
-	client := tidy(t, &fetch.Client{Timeout: soon, Transport: dialedBy(func(ctx context.Context, network, addr string) (net.Conn, error) {
-		if dials.Add(1) <= 3 {
-			return nil, &net.OpError{Op: "dial", Net: network, Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
+	synctest.Test(t, func(t *testing.T) {
+		dials := 0
+		client := tidy(t, &fetch.Client{Transport: dialedBy(func(_ context.Context, network, _ string) (net.Conn, error) {
+			if dials++; dials <= 3 {
+				return nil, &net.OpError{Op: "dial", Net: network, Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
+			}
+			conn, server := net.Pipe()
+			go func() {
+				defer server.Close()
+				if _, err := http.ReadRequest(bufio.NewReader(server)); err == nil {
+					io.WriteString(server, "HTTP/1.1 204 No Content\r\n\r\n")
+				}
+			}()
+			return conn, nil
+		})})
+		for range 3 {
+			res := get(t, client, "http://a.invalid/")
+			assert.Equal(t, fetch.ErrDial, fetch.KindOf(res.Err), "%v", res.Err)
+			assert.Zero(t, res.Duration, "it waited")
 		}
-		return new(net.Dialer).DialContext(ctx, network, addr)
-	})})
-	for range 3 {
-		res := get(t, client, server.Ping(0))
-		assert.Equal(t, fetch.ErrDial, fetch.KindOf(res.Err), "%v", res.Err)
-	}
-	res := get(t, client, server.Ping(0))
-	assert.NoError(t, res.Err)
+		res := get(t, client, "http://a.invalid/")
+		assert.NoError(t, res.Err)
+		assert.Equal(t, 204, res.Status)
+		assert.Zero(t, res.Duration, "it waited")
+	})
 }
