@@ -141,6 +141,10 @@ func newHTTPRequest(ctx context.Context, r *Request) (*http.Request, error) {
 	if r.Header != nil {
 		hreq.Header = r.Header
 		if h := r.Header.Get("Host"); h != "" {
+			// Of one that is not valid, net/http would send what is left of it, perhaps nothing.
+			if u, err := url.Parse("http://" + h); err != nil || u.Host != h || u.Hostname() == "" || strings.ContainsAny(h, `"<>`) {
+				return nil, errors.New("invalid header field value for Host")
+			}
 			hreq.Host = h
 		}
 	}
@@ -303,8 +307,9 @@ func classify(r *Request, err error) *Error {
 		return newError(ErrDial, r, fmt.Errorf("%s: %w", advice, err))
 	}
 	kind := kindOf(err)
-	if _, field, ok := strings.Cut(err.Error(), "invalid header field value for "); ok && kind == ErrBadURL {
-		err = errors.New("invalid header field value for " + strings.Trim(field, `"`)) // whose name is valid
+	if field, ok := strings.CutPrefix(err.Error(), "net/http: invalid header field value for "); ok {
+		// The field's name is valid, so it may be shown.
+		err = errors.New("invalid header field value for " + shorten(strings.Trim(field, `"`), 64))
 	}
 	return newError(kind, r, err)
 }

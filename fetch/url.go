@@ -91,14 +91,29 @@ func isHost(authority string) bool {
 	return host != "" && (host[0] == '[' || !strings.Contains(host, ":"))
 }
 
-// shorten cuts s to at most n bytes, and escapes what does not print.
+// shorten escapes what does not print, and cuts s to at most n bytes, dots included. What
+// it returns it would return again.
 func shorten(s string, n int) string {
-	if len(s) > n {
-		s = s[:n] + "..."
+	short := cut(s, n)
+	if !utf8.ValidString(short) || strings.ContainsFunc(short, func(r rune) bool { return !strconv.IsPrint(r) }) {
+		q := strconv.Quote(short)
+		short = q[1 : len(q)-1]
 	}
-	if utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsPrint(r) }) {
+	if len(s) > n || len(short) > n {
+		short = cut(short, n-len("...")) + "..."
+	}
+	return short
+}
+
+// cut returns the first n bytes of s, or less where that would split a character.
+func cut(s string, n int) string {
+	if len(s) <= n {
 		return s
 	}
-	q := strconv.Quote(s)
-	return q[1 : len(q)-1]
+	for i := n; i > n-utf8.UTFMax; i-- {
+		if utf8.RuneStart(s[i]) {
+			return s[:i]
+		}
+	}
+	return s[:n]
 }

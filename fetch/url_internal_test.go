@@ -50,7 +50,7 @@ func TestSafeURL(t *testing.T) {
 		{"not a URL", "not a URL"},
 		{"http://a.invalid/\x00\n", `http://a.invalid/\x00\n`},
 		{"http://a.invalid/\r\n\x1b[31m\u202e", `http://a.invalid/\r\n\x1b[31m\u202e`},
-		{"http://a.invalid/" + strings.Repeat("x", 1000), "http://a.invalid/" + strings.Repeat("x", 239) + "..."},
+		{"http://a.invalid/" + strings.Repeat("x", 1000), "http://a.invalid/" + strings.Repeat("x", 236) + "..."},
 	} {
 		assert.Equal(t, c.want, safeURL(c.raw), "%q", c.raw)
 	}
