@@ -65,3 +65,10 @@ func ExampleGauge_Enter() {
 	// in flight: 1
 	// in flight: 0
 }
+
+// A TestMain that lets TestStrategy test strategies with processes of their own.
+func ExampleRemote() {
+	fetch.ShardMain(fetchtest.Remote) // returns at once, but in a child
+	fmt.Println("the tests")
+	// Output: the tests
+}
