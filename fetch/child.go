@@ -34,9 +34,6 @@ type child struct {
 	silent, stuck int              // ticks without a sign of life, and without a result
 }
 
-// handshake is how long a child may take until it is ready.
-const handshake = 5 * time.Second
-
 var errHandshake = errors.New("it did not answer: the program has to call fetch.ShardMain(doer) first thing in main, or TestMain")
 
 // startChild returns a child whose process will be started after delay. It tells events
@@ -75,8 +72,6 @@ func (c *child) live(life, hungUp context.Context, hello []byte) error {
 		return err
 	}
 	c.pid = p.pid
-	stop := time.AfterFunc(handshake, func() { c.kill(errHandshake) })
-	defer stop.Stop()
 	ready := false
 
 	// A pipe that is closed ends a write under way; the other side sees its end.
@@ -85,7 +80,6 @@ func (c *child) live(life, hungUp context.Context, hello []byte) error {
 	piping.Go(func() { c.write(p.in, hello, life) })
 	piping.Go(func() {
 		err := c.read(p.out, func() {
-			stop.Stop()
 			ready = true
 			c.startup.Store(int64(time.Since(begun)))
 		})

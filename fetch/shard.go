@@ -89,6 +89,7 @@ func (s Shard) defaults() Shard {
 	case Shard, *Shard:
 		panic("fetch: Shard.Each is a Shard: children have no children")
 	}
+	limit("Shard's requests at once, Processes times those of Each,", s.Processes*s.window()/2, 0, maxLimit)
 	return s
 }
 
@@ -199,6 +200,7 @@ func newSupervisor(ctx context.Context, s Shard, results chan<- Result) *supervi
 }
 
 const (
+	handshake   = 5 * time.Second  // after which a child that is not ready will never be
 	silence     = 10 * time.Second // after which a child without a sign of life is hung
 	silentTicks = 8                // the same in ticks, of which each has a sign of life
 
@@ -421,15 +423,20 @@ func (s *supervisor) flush() {
 // lookAfter kills children that hang. It counts its own ticks, and not time, so that a
 // process that was itself stopped for a while does not blame its children for that.
 func (s *supervisor) lookAfter() {
+	patience := handshake
+	if s.served {
+		patience *= 10 // the program does call ShardMain: its children are just slow to start
+	}
 	for _, c := range s.children {
-		if !c.ready {
-			continue // startChild waits for that
-		}
 		c.silent++
 		if len(c.out) > 0 {
 			c.stuck++
 		}
 		switch {
+		case !c.ready:
+			if time.Duration(c.silent)*s.tick > patience {
+				c.kill(errHandshake)
+			}
 		case c.silent > silentTicks:
 			c.kill(fmt.Errorf("it gave no sign of life for %v", silentTicks*s.tick))
 		case time.Duration(c.stuck)*s.tick > s.shard.Hang:

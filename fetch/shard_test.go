@@ -677,6 +677,9 @@ func TestShardInShard(t *testing.T) {
 		fetch.Shard{Each: fetch.Shard{}}.Run(t.Context(), nil, nil)
 	})
 	assert.PanicsWithValue(t, "fetch: Shard.Processes is -1", func() { fetch.Shard{Processes: -1}.Run(t.Context(), nil, nil) })
+	assert.PanicsWithValue(t, "fetch: Shard's requests at once, Processes times those of Each, is 2000000: at most 1048576", func() {
+		fetch.Shard{Processes: 2, Each: fetch.Pool{Workers: 1_000_000}}.Run(t.Context(), nil, nil)
+	})
 	assert.PanicsWithValue(t, "fetch: Shard.Hang is -1s", func() { fetch.Shard{Hang: -time.Second}.Run(t.Context(), nil, nil) })
 	assert.PanicsWithValue(t, "fetch: Pool.Workers is -1", func() {
 		fetch.Shard{Each: fetch.Pool{Workers: -1}}.Run(t.Context(), nil, nil)

@@ -120,7 +120,9 @@ func sendResults(out io.Writer, results <-chan shardEvent, beat time.Duration) e
 			runtime.Gosched() // there may be more that are as good as ready
 		}
 		if len(results) == 0 {
-			err = w.Flush()
+			if err = w.Flush(); err != nil {
+				break
+			}
 		}
 		select {
 		case e, ok := <-results:

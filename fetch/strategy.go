@@ -15,13 +15,13 @@ import (
 // Its contract, which [fetchbench/fetch/fetchtest.TestStrategy] checks:
 //
 //  1. Exactly one Result for each Request taken from the input: on success,
-//     failure, panic in the Doer and cancellation.
+//     failure, panic in the Doer, cancellation and the death of a child process.
 //  2. Bounded: memory and goroutines grow with the strategy's limit, never with the
 //     number of requests. The input is taken lazily: never more than twice the limit
 //     (a [Batch]: its size) ahead of what the caller's loop has received.
 //  3. The limit holds: requests under way never exceed it, and reach it under load.
 //  4. Nothing runs on: when the loop over the results ends (exhausted, break, panic
-//     or cancellation), every goroutine and thread of the run has ended.
+//     or cancellation), every goroutine, thread and child process of the run has ended.
 //  5. Cancel is quick: after ctx is done no more input is taken, no request starts,
 //     those under way are aborted, and the loop ends, each request taken answered:
 //     one that has not started, by an error of kind [ErrCanceled] and without the Doer.
