@@ -63,6 +63,8 @@ func (d *inChild) Do(ctx context.Context, r *fetch.Request) fetch.Result {
 	case "garbage":
 		syscall.Write(4, bytes.Repeat([]byte("garbage"), 100))
 		<-ctx.Done()
+	case "close":
+		syscall.Close(4)
 	case "goexit":
 		runtime.Goexit()
 	case "panic":
@@ -234,6 +236,7 @@ func TestShardPoison(t *testing.T) {
 		{"exit", "exit status 7"},
 		{"crash", "exit status 2"},
 		{"garbage", "sent what is no frame"},
+		{"close", "exit status"},
 		{"hang", "answered none of them for 1s"},
 		{"stop", "no sign of life for 1s"},
 	} {

@@ -68,7 +68,15 @@ func serveShard(in io.Reader, out io.Writer, d Doer) error {
 	results := make(chan shardEvent, hello.Window)
 	go receiveTasks(r, tasks, wake, cancel)
 	sent := make(chan error, 1)
-	go func() { sent <- sendResults(out, results, hello.Beat) }()
+	go func() {
+		err := sendResults(out, results, hello.Beat)
+		if err != nil { // the parent is gone, or d has closed the pipe
+			leave(cancel)
+		}
+		sent <- err
+		for range results { // nobody wants them
+		}
+	}()
 
 	s := session{tasks: tasks, wake: wake, ids: make(map[*Request]uint64)}
 	ctx = context.WithValue(ctx, wakeKey{}, wake)
@@ -87,8 +95,7 @@ func serveShard(in io.Reader, out io.Writer, d Doer) error {
 // receiveTasks reads requests until their end, which cancels what is under way: then
 // the parent wants no more of it, or is gone.
 func receiveTasks(r *bufio.Reader, tasks chan<- task, wake chan<- struct{}, cancel func()) {
-	defer time.AfterFunc(orphanGrace, func() { os.Exit(4) })
-	defer cancel()
+	defer leave(cancel)
 	defer close(tasks)
 	for {
 		what, payload, err := readFrame(r)
@@ -106,6 +113,12 @@ func receiveTasks(r *bufio.Reader, tasks chan<- task, wake chan<- struct{}, canc
 		default:
 		}
 	}
+}
+
+// leave ends this process, at the latest after orphanGrace.
+func leave(cancel func()) {
+	cancel()
+	time.AfterFunc(orphanGrace, func() { os.Exit(4) })
 }
 
 // sendResults sends results, and signs of life, until results is closed.
@@ -144,9 +157,6 @@ func sendResults(out io.Writer, results <-chan shardEvent, beat time.Duration) e
 		case <-ticker.C:
 			err = writeFrame(w, frameBeat, nil, nil)
 		}
-	}
-	// Nobody reads: the parent is gone. What receiveTasks does about that is enough.
-	for range results {
 	}
 	return err
 }
