@@ -38,6 +38,10 @@ var programs = map[string]func(){
 		fetch.ShardMain(&inChild{})
 		fetchAndPrint(context.Background(), "http://ok.test/", "http://print.test/", "http://ok.test/")
 	},
+	"marked": func() {
+		fetch.ShardMain(&inChild{})
+		fetchAndPrint(context.Background(), "http://ok.test/")
+	},
 	"orphans": func() {
 		fetch.ShardMain(&inChild{})
 		ctx := fetch.WithTrace(context.Background(), &fetch.Trace{ShardStarted: func(i fetch.ShardInfo) { fmt.Println(i.PID) }})
@@ -115,4 +119,22 @@ func TestShardPrints(t *testing.T) {
 	children := strings.Count(stderr.String(), "printed by init\n")
 	assert.Positive(t, children)
 	assert.LessOrEqual(t, children, 3)
+}
+
+// A process that merely inherited a child's environment is not taken for one, but it may
+// not have children either, lest a program fork without end.
+func TestShardMarkInherited(t *testing.T) {
+	r, w, err := os.Pipe()
+	require.NoError(t, err)
+	defer r.Close()
+	defer w.Close()
+	for _, mark := range []string{"1", "nonsense", "18446744073709551616"} {
+		cmd := program(t.Context(), "marked")
+		cmd.Env = append(cmd.Env, "FETCHBENCH_SHARD="+mark)
+		cmd.ExtraFiles = []*os.File{r, w}
+		cmd.WaitDelay = time.Second
+		out, err := cmd.Output()
+		require.NoError(t, err, mark)
+		assert.Contains(t, string(out), "this process is itself the child of a Shard", mark)
+	}
 }

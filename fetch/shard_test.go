@@ -13,6 +13,8 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -65,6 +67,24 @@ func (d *inChild) Do(ctx context.Context, r *fetch.Request) fetch.Result {
 		<-ctx.Done()
 	case "close":
 		syscall.Close(4)
+	case "once": // crashes the first time only
+		if f, err := os.OpenFile(string(r.Body), os.O_CREATE|os.O_EXCL, 0o600); err == nil {
+			f.Close()
+			os.Exit(7)
+		}
+	case "exec":
+		out, err := exec.Command("sh", "-c", `for fd in 3 4; do (: <&$fd) 2>/dev/null && echo open $fd; done; echo "mark $FETCHBENCH_SHARD"`).Output()
+		res.Body, res.Err = out, err
+	case "procs":
+		res.Body = []byte(strconv.Itoa(runtime.GOMAXPROCS(0)))
+	case "heir": // leaves the pipe to a process that lives on
+		cmd := exec.Command("sleep", "60")
+		cmd.ExtraFiles = []*os.File{os.NewFile(4, "")}
+		if err := cmd.Start(); err != nil {
+			panic(err)
+		}
+		os.WriteFile(string(r.Body), []byte(strconv.Itoa(cmd.Process.Pid)), 0o600)
+		os.Exit(7)
 	case "goexit":
 		runtime.Goexit()
 	case "panic":
@@ -288,6 +308,84 @@ func TestShardPoison(t *testing.T) {
 	}
 }
 
+// Many requests that ruin their process, among others: still it is they alone that fail.
+func TestShardManyPoisons(t *testing.T) {
+	for _, attempts := range []int{2, 3} {
+		t.Run(fmt.Sprintf("%d attempts", attempts), func(t *testing.T) {
+			var h herd
+			f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 2, Each: fetch.Pool{Workers: 4}, Attempts: attempts, Restarts: 1000}}
+			isPoison := func(i int) bool { return i%20 == 7 }
+			const n = 400
+			seen := make([]bool, n)
+			for r := range f.Fetch(h.trace(t.Context()), urls(n, func(i int) string {
+				if isPoison(i) {
+					return "http://exit.test/"
+				}
+				return "http://ok.test/"
+			})) {
+				i := r.Request.Index
+				require.False(t, seen[i])
+				seen[i] = true
+				require.Equal(t, !isPoison(i), r.OK(), "request %d: %v", i, r.Err)
+			}
+			require.NotContains(t, seen, false)
+			h.requireNone(t)
+		})
+	}
+}
+
+// A slow server is no hang, as long as there is an answer now and then.
+func TestShardSlowServer(t *testing.T) {
+	var h herd
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1, Each: fetch.Pool{Workers: 1}, Hang: time.Second}}
+	for r := range f.Fetch(h.trace(t.Context()), urls(4, func(int) string { return "http://slow.test/" })) {
+		require.True(t, r.OK(), "%v", r.Err)
+		require.Equal(t, 1, r.Attempts)
+	}
+	require.Len(t, h.started, 1)
+}
+
+// A request whose first process crashed is fetched by another, and that counts as an attempt.
+func TestShardAttempts(t *testing.T) {
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 2}}
+	marker := filepath.Join(t.TempDir(), "marker")
+	for r := range f.Fetch(t.Context(), slices.Values([]fetch.Request{{URL: "http://once.test/", Body: []byte(marker)}})) {
+		require.True(t, r.OK(), "%v", r.Err)
+		require.Equal(t, 2, r.Attempts)
+	}
+}
+
+// That a child is gone is known when it is, whoever else has its pipe.
+func TestShardHeir(t *testing.T) {
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1, Attempts: 1}}
+	file := filepath.Join(t.TempDir(), "pid")
+	for r := range f.Fetch(t.Context(), slices.Values([]fetch.Request{{URL: "http://heir.test/", Body: []byte(file)}})) {
+		require.ErrorContains(t, r.Err, "exit status 7")
+	}
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	pid, err := strconv.Atoi(string(text))
+	require.NoError(t, err)
+	require.NoError(t, syscall.Kill(pid, syscall.SIGKILL), "it has ended by itself: the loop waited for it")
+}
+
+// The processors are divided among the children.
+func TestShardProcessors(t *testing.T) {
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 2}}
+	for r := range f.Get(t.Context(), "http://procs.test/") {
+		require.Equal(t, strconv.Itoa((runtime.GOMAXPROCS(0)+1)/2), string(r.Body), "%v", r.Err)
+	}
+}
+
+// Programs that a Doer starts are no children of the Shard, and have nothing of its pipes.
+func TestShardDoerThatExecs(t *testing.T) {
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1}}
+	for r := range f.Get(t.Context(), "http://exec.test/") {
+		require.NoError(t, r.Err)
+		require.Equal(t, "mark \n", string(r.Body))
+	}
+}
+
 // What may have been sent is not sent again if that might do it twice.
 func TestShardRepeatsIdempotentRequestsOnly(t *testing.T) {
 	for _, method := range []string{"", "GET", "HEAD", "PUT", "DELETE", "OPTIONS", "POST", "PATCH", "get", "PURGE"} {
@@ -434,7 +532,8 @@ func TestShardTrace(t *testing.T) {
 	}
 	assert.Equal(t, 95, size, "the last batch of each child, which is not full, included")
 	assert.Equal(t, 19, failed)
-	require.Len(t, h.started, 2)
+	require.NotEmpty(t, h.started, "one child may do all before the other is ready")
+	require.Len(t, h.gone, 2)
 	for _, i := range h.started {
 		assert.Positive(t, i.Startup)
 	}
