@@ -91,7 +91,7 @@ func (c *child) live(life, hungUp context.Context, hello []byte) error {
 	p.in.Close()
 	// What it wrote last is still to be read. If it has left the pipe to a process of its own
 	// that lives on, there is no end to be read.
-	p.out.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	p.out.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
 	told := hungUp.Err() != nil
 	c.kill(nil) // ends write
 	piping.Wait()
