@@ -34,7 +34,7 @@ type child struct {
 	silent, stuck int              // ticks without a sign of life, and without a result
 }
 
-var errHandshake = errors.New("it did not answer: the program has to call fetch.ShardMain(doer) first thing in main, or TestMain")
+var errHandshake = errors.New("the program has to call fetch.ShardMain(doer) first thing in main, or in TestMain")
 
 // startChild returns a child whose process will be started after delay. It tells events
 // of everything that happens, and at last, exactly once, that it is gone.
@@ -103,13 +103,12 @@ func (c *child) live(life, hungUp context.Context, hello []byte) error {
 		return fmt.Errorf("%s was killed: %w", name, cause)
 	case told:
 		return nil
-	case err == nil && ready:
-		return fmt.Errorf("%s ended by itself", name)
-	case err == nil:
-		return fmt.Errorf("%s ended: %w", name, errHandshake)
+	case !ready && err == nil:
+		return fmt.Errorf("%s ended before it was ready: %w", name, errHandshake)
 	case !ready:
-		return fmt.Errorf("%s ended before it was ready (%w): what it wrote to stderr may tell why; "+
-			"if the program does not call fetch.ShardMain(doer) first thing in main, or TestMain, it has to", name, err)
+		return fmt.Errorf("%s ended before it was ready: %w: see its stderr, or: %w", name, err, errHandshake)
+	case err == nil:
+		return fmt.Errorf("%s ended by itself", name)
 	}
 	return fmt.Errorf("%s ended: %w", name, err)
 }
@@ -183,8 +182,8 @@ func remove(children []*child, c *child) []*child {
 	return slices.DeleteFunc(children, func(other *child) bool { return other == c })
 }
 
-var errChild = errors.New("this process is itself the child of a Shard: its main has to call fetch.ShardMain(doer) " +
-	"before anything else, and its Doer cannot use a Shard")
+var errChild = errors.New("this process is itself the child of a Shard, and can have no children: if that is not " +
+	"its Doer's doing, the program has to call fetch.ShardMain(doer) first thing in main, or in TestMain")
 
 // shardSupport returns why this process can have no children, or nil.
 func shardSupport() error {

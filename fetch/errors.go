@@ -111,7 +111,7 @@ func causeText(err error) string {
 type PanicError struct {
 	// URL is the request's, safe to show, as in [Error].
 	URL string
-	// Value is what the Doer panicked with.
+	// Value is what the Doer panicked with; in a child of a [Shard], the text of that.
 	Value any
 	// Stack is the stack of the panic, as [runtime/debug.Stack] formats it.
 	Stack []byte

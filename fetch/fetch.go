@@ -37,7 +37,8 @@ type Result struct {
 	// Err is nil if a whole response came, whatever its status: see [Result.OK].
 	// The engines of this module return an [*Error], strategies also a [*PanicError].
 	Err error
-	// Attempts counts the requests sent, retries included.
+	// Attempts counts the requests sent, retries included. A child of a [Shard] that ended
+	// without an answer counts as one, whether it had sent the request or not.
 	Attempts int
 	// Duration is the service time of the last attempt: from the moment a worker
 	// began to the last byte of the body, the time spent waiting for a worker excluded.
@@ -81,7 +82,7 @@ func (r *Result) Decode(v any) error {
 type Fetcher struct {
 	// Strategy decides how many requests are under way at once. nil means Pool{}.
 	Strategy Strategy
-	// Doer performs the requests. nil means [DefaultClient].
+	// Doer performs the requests. nil means [DefaultClient]. A [Shard] does not use it: see [ShardMain].
 	Doer Doer
 	// Ordered makes the results come in the order of the input. By default they
 	// come as they are ready. While one slow request holds the order up, results

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/gob"
-	"errors"
 	"fmt"
 	"iter"
 	"runtime"
@@ -14,36 +13,49 @@ import (
 
 // Shard spreads the requests over child processes of this same program, each of
 // which runs the strategy Each. It is for what one process cannot do well: use more cores
-// than one Go runtime keeps busy, hold a heap each, or survive a Doer that crashes.
+// than one Go runtime keeps busy, have a heap for each, or survive a Doer that crashes.
+// Each Fetch starts its own children, with connections of their own, so one long Fetch
+// costs less than many short ones.
 //
-// The program has to call [ShardMain] first, which gives the children their Doer. That
-// of the [Fetcher], and what the context carries, does not cross to another process: the
-// children have a context of their own, which is canceled when the caller's is done.
+// The program has to call [ShardMain] first, which gives the children their Doer. The Doer
+// of the [Fetcher] is not used, and the values in the context do not cross to another process: the
+// children have a context of their own, which is canceled when the caller's is done. A child
+// whose Doer has not returned 50 ms later is killed.
 //
-// Requests go to whichever child has room, up to twice as many at once as Each has under way. A child
-// that ends or hangs is replaced, and its unanswered requests go to others. So a URL may be fetched more
-// than once, but has one result. Requests whose method is not idempotent (POST, PATCH and whatever
-// RFC 9110 §9.2.2 does not list) are not repeated: their results have errors of kind [ErrShard]. When no child is
-// left, so have all others, and those still to come.
+// The limit is that of Each, times Processes: 64 times GOMAXPROCS for the zero value. Requests
+// go to whichever child has room; a child holds up to twice the limit of Each.
 //
-// Whatever a child prints, on stdout too, appears on this process's stderr. The children end before the loop
-// does; they end by themselves, within a second, if this process is killed. Shard needs a Unix
+// A child that ends or hangs is replaced, and its unanswered requests go to others. So a URL
+// may be fetched more than once, but has one result, whose Attempts counts the other children
+// that had it, too. Requests whose method is not idempotent (POST, PATCH and whatever else
+// RFC 9110 §9.2.2 does not list) are not repeated, since they may have been sent: all those that
+// the child had fail with errors of kind [ErrShard]. When no child is left and none may be
+// started, so do all requests that remain.
+//
+// Of an error, the text crosses to the parent, its [Kind], and what errors.Is says of the context's
+// errors, system error numbers and the like; other types and values do not. The Value of a
+// [PanicError] comes as its text. Within a Shard, each child has batches of its own: between
+// those of a [Batch], other children go on.
+//
+// Whatever a child prints, on stdout too, appears on this process's stderr; its stdin is empty. The
+// processors are divided among the children: each has GOMAXPROCS/Processes, rounded up. They end before the
+// loop does, or within a second if this process is killed. Shard needs a Unix
 // system; elsewhere all results are errors that wrap [errors.ErrUnsupported].
 type Shard struct {
-	// Processes is the number of child processes. 0 means GOMAXPROCS.
+	// Processes is the number of child processes, at most 1024. 0 means GOMAXPROCS.
 	Processes int
-	// Each is the strategy that each child runs. nil means Pool{}. One of another package's
-	// has to be known to gob.Register, and should be a [Bounded]: else it is taken for one of 64.
+	// Each is the strategy that each child runs. nil means Pool{}. A strategy from another
+	// package must be registered with gob.Register. If it is not a [Bounded], its limit is assumed to be 64.
 	Each Strategy
-	// Attempts is how many children a request is handed to at the most: each but the last of them
-	// ended without an answer to it. 0 means 3. The last is given nothing else meanwhile,
-	// so that a request that kills its process costs no other one its result.
+	// Attempts is how many children a request is handed to at the most. It is handed to another child if the
+	// one that had it ended without answering. 0 means 3. On its last attempt a request has
+	// a child to itself, so that if it crashes the child, no other request is lost.
 	Attempts int
 	// Restarts is how many children are replaced in one run. 0 means 16 for each process.
-	// A child that cannot be started is replaced only if another one could be.
+	// If no child can be started at all, none is tried again.
 	Restarts int
 	// Hang is how long a child may have requests and answer none of them before it is killed. 0 means
-	// 5 minutes, which is far above what [Client] allows for an attempt. A process that has
+	// 5 minutes; it has to be more than a Doer may take, which by default is 30 s for [Client]. A process that has
 	// stopped altogether is noticed after 10 s, or Hang if that is less.
 	Hang time.Duration
 }
@@ -246,7 +258,7 @@ func (s *supervisor) run(queue <-chan *Request) {
 	}
 }
 
-var errLate = errors.New("it did not end when it was told to")
+var errLate = fmt.Errorf("it did not end within %v when it was told to: a Doer has to return when its context is done", abortGrace)
 
 func (s *supervisor) startAll() {
 	var err error
@@ -274,12 +286,16 @@ func (s *supervisor) hasRoom() bool {
 // roomiest returns the child with the most room for requests, or nil if none has any.
 func (s *supervisor) roomiest() *child {
 	var best *child
+	most := s.shard.window()
 	for _, c := range s.children {
-		if c.ready && c != s.quiet && (best == nil || len(c.out) < len(best.out)) {
+		switch {
+		case !c.ready:
+			most = s.shard.window() / 2 // the rest is for those that are about to be ready
+		case c != s.quiet && (best == nil || len(c.out) < len(best.out)):
 			best = c
 		}
 	}
-	if best != nil && len(best.out) == s.shard.window() {
+	if best != nil && len(best.out) >= most {
 		return nil
 	}
 	return best
@@ -360,9 +376,9 @@ func (s *supervisor) gone(c *child, err error) {
 		case s.ending:
 			s.take(t)
 		case !idempotent(t.Method):
-			s.fail(t, fmt.Errorf("%w; a %s that may have been sent is not repeated", err, t.Method))
+			s.fail(t, fmt.Errorf("%w; the %s may have been sent, so it is not repeated", err, t.Method))
 		case t.tries >= s.shard.Attempts:
-			s.fail(t, fmt.Errorf("%w; so did %d before, with this request", err, t.tries-1))
+			s.fail(t, fmt.Errorf("%w; children that ended with this request before: %d", err, t.tries-1))
 		case t.tries == s.shard.Attempts-1:
 			s.suspects = append(s.suspects, t)
 		default:
@@ -435,7 +451,7 @@ func (s *supervisor) lookAfter() {
 		switch {
 		case !c.ready:
 			if time.Duration(c.silent)*s.tick > patience {
-				c.kill(errHandshake)
+				c.kill(fmt.Errorf("it did not answer: %w", errHandshake))
 			}
 		case c.silent > silentTicks:
 			c.kill(fmt.Errorf("it gave no sign of life for %v", silentTicks*s.tick))

@@ -164,7 +164,7 @@ func TestShardProgramReplaced(t *testing.T) {
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	assert.Equal(t, 2, strings.Count(string(out), "result 200 <nil>"), "%s", out)
-	assert.Contains(t, string(out), "exit status 7; so did 2 before")
+	assert.Contains(t, string(out), "exit status 7; children that ended with this request before: 2")
 }
 
 // What the system does not allow is said, with what to do about it.

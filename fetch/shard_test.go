@@ -101,6 +101,9 @@ func (d *inChild) Do(ctx context.Context, r *fetch.Request) fetch.Result {
 		case <-time.After(500 * time.Millisecond):
 		case <-ctx.Done():
 		}
+	case "slowpid":
+		time.Sleep(200 * time.Millisecond)
+		res.Body = []byte(strconv.Itoa(os.Getpid()))
 	case "wait":
 		<-ctx.Done()
 		return fetch.Result{Err: &fetch.Error{Kind: fetch.ErrCanceled, URL: r.URL, Err: ctx.Err()}}
@@ -292,7 +295,7 @@ func TestShardPoison(t *testing.T) {
 					require.Equal(t, attempts, r.Attempts)
 					if attempts > 1 {
 						require.Equal(t, poisoned, r.Request.Index, "another one's request")
-						require.ErrorContains(t, r.Err, fmt.Sprintf("so did %d before, with this request", attempts-1))
+						require.ErrorContains(t, r.Err, fmt.Sprintf("children that ended with this request before: %d", attempts-1))
 					}
 				}
 				require.NotContains(t, seen, false)
@@ -331,6 +334,20 @@ func TestShardManyPoisons(t *testing.T) {
 			require.NotContains(t, seen, false)
 			h.requireNone(t)
 		})
+	}
+}
+
+// The child that is ready first leaves to the others what they are there for.
+func TestShardStart(t *testing.T) {
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 3, Each: fetch.Pool{Workers: 4}}}
+	pids := map[string]int{}
+	for r := range f.Fetch(t.Context(), urls(12, func(int) string { return "http://slowpid.test/" })) {
+		require.True(t, r.OK(), "%v", r.Err)
+		pids[string(r.Body)]++
+	}
+	require.Len(t, pids, 3)
+	for _, n := range pids {
+		require.Equal(t, 4, n)
 	}
 }
 

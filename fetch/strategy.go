@@ -10,7 +10,7 @@ import (
 
 // A Strategy decides how many requests are under way at once, and what carries
 // them. The ones in this package are plain data: comparable, printable and
-// encodable by encoding/gob. Their zero values are ready to use; a negative field makes Run panic.
+// encodable by encoding/gob. Their zero values are ready to use; a negative field makes their methods panic.
 //
 // Its contract, which [fetchbench/fetch/fetchtest.TestStrategy] checks:
 //

@@ -13,18 +13,19 @@ type Trace struct {
 	// BatchDone is called when all requests of a [Batch] have been answered and
 	// received by the loop, on the loop's goroutine. A batch that the end of the input
 	// or of the context cut short counts; one that a break left does not. Within a
-	// [Shard] it is called, on the Shard's goroutine, when the child has them all answered.
+	// [Shard] it is called on the Shard's goroutine, when the child has answered them all.
 	BatchDone func(BatchInfo)
 	// ShardStarted is called when a child process of a [Shard] is ready for requests.
 	// All events of one Shard come one after another, on a goroutine of its own.
 	ShardStarted func(ShardInfo)
-	// ShardGone is called when a child process of a [Shard] has ended, or could not be started.
+	// ShardGone is called when a child process of a [Shard] has ended, or could not be started:
+	// also for one that was never ready.
 	ShardGone func(ShardInfo)
 }
 
 // BatchInfo describes a batch that is done.
 type BatchInfo struct {
-	// Number counts the batches of one Fetch, from 0.
+	// Number counts the batches of one Fetch, or of one child process of a [Shard], from 0.
 	Number int
 	// Size is the number of requests in it; the last batch's is smaller as a rule.
 	Size int

@@ -14,7 +14,8 @@ import (
 )
 
 // Remote is the [fetch.Doer] that [TestStrategy] needs in the other processes of a strategy
-// that has any: it lets the test's process say what becomes of each request.
+// that has any: it lets the test's process say what becomes of each request. A Doer that does
+// something else as well may hand to it those requests that it does not know.
 //
 //	func TestMain(m *testing.M) {
 //		fetch.ShardMain(fetchtest.Remote)

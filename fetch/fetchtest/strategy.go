@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"math/rand/v2"
 	"runtime"
@@ -29,7 +30,7 @@ const unstated = 4096
 //
 // It needs no network: the Doers are made of memory, and time is testing/synctest's. But
 // a strategy that has requests performed by other processes needs [Remote] there; it is tested
-// over loopback, and in real time. Run it with -race too, which rule 6 is best checked by.
+// over loopback, and in real time. Run it with -race too, since the race detector is the best check of rule 6. Small limits make it quick.
 func TestStrategy(t *testing.T, s fetch.Strategy) {
 	c := &contract{Strategy: s, inFlight: unstated, ahead: 2 * unstated, remote: isRemote(t, s)}
 	if b, ok := s.(fetch.Bounded); ok {
@@ -85,12 +86,12 @@ func isRemote(t *testing.T, s fetch.Strategy) bool {
 	if here.Load() {
 		return false
 	}
-	var err error
+	answer := "no result"
 	for r := range remotely(t.Context(), &f, note(&there), fetch.URLs("")) {
-		err = r.Err
+		answer = fmt.Sprintf("status %d, error %v", r.Status, r.Err)
 	}
-	require.True(t, there.Load(), "requests are not performed by the Doer that Run is given; "+
-		"if they are by another process, the Doer there has to be fetchtest.Remote: %v", err)
+	require.True(t, there.Load(), "requests are not performed by the Doer that Run is given (%s); "+
+		"if another process performs them, the Doer there has to be fetchtest.Remote", answer)
 	return true
 }
 
