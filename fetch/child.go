@@ -20,12 +20,14 @@ import (
 // the process, which is what kill is for; hangUp asks it to end by itself.
 type child struct {
 	shard  int
-	tasks  chan *task // to the process; room for a window of them
+	delay  time.Duration // before its start
+	tasks  chan *task    // to the process; room for a window of them
 	hangUp context.CancelFunc
 	kill   context.CancelCauseFunc
 
 	pid     int
 	startup atomic.Int64 // time.Duration from start to ready
+	heard   atomic.Int64 // bytes that came since the supervisor asked
 	events  chan<- shardEvent
 
 	// The supervisor's alone:
@@ -43,6 +45,7 @@ func startChild(shard int, delay time.Duration, window int, hello []byte, events
 	life, kill := context.WithCancelCause(context.Background())
 	c := &child{
 		shard:  shard,
+		delay:  delay,
 		tasks:  make(chan *task, window),
 		hangUp: hangUp,
 		kill:   kill,
@@ -77,7 +80,16 @@ func (c *child) live(life, hungUp context.Context, hello []byte) error {
 	// A pipe that is closed ends a write under way; the other side sees its end.
 	defer context.AfterFunc(hungUp, func() { p.in.Close() })()
 	var piping sync.WaitGroup
-	piping.Go(func() { c.write(p.in, hello, life) })
+	piping.Go(func() {
+		if c.write(p.in, hello, life) == nil || hungUp.Err() != nil {
+			return
+		}
+		select { // its process has ended, and life is about to
+		case <-time.After(pipeGrace):
+			c.kill(errPipe)
+		case <-life.Done():
+		}
+	})
 	piping.Go(func() {
 		err := c.read(p.out, func() {
 			ready = true
@@ -113,14 +125,21 @@ func (c *child) live(life, hungUp context.Context, hello []byte) error {
 	return fmt.Errorf("%s ended: %w", name, err)
 }
 
-// write sends hello, and then every task. It ends with life, or when the pipe is closed.
-func (c *child) write(to io.WriteCloser, hello []byte, life context.Context) {
+var errPipe = errors.New("it takes no more requests: does something in the program close file descriptor 3?")
+
+// pipeGrace is how long a process may still be there when its pipe is closed.
+const pipeGrace = time.Second
+
+// write sends hello, and then every task. It ends with life, or with an error when the pipe is closed.
+func (c *child) write(to io.WriteCloser, hello []byte, life context.Context) error {
 	w := bufio.NewWriterSize(to, 64<<10)
 	err := writeFrame(w, frameHello, hello, nil)
 	var fields []byte
 	for err == nil {
 		if len(c.tasks) == 0 {
-			err = w.Flush()
+			if err = w.Flush(); err != nil {
+				break
+			}
 		}
 		select {
 		case t := <-c.tasks:
@@ -133,14 +152,15 @@ func (c *child) write(to io.WriteCloser, hello []byte, life context.Context) {
 				err = tooLarge
 			}
 		case <-life.Done():
-			return
+			return nil
 		}
 	}
+	return err
 }
 
 // read tells events of what the process sends, until the end of the pipe.
 func (c *child) read(from io.Reader, ready func()) error {
-	r := bufio.NewReaderSize(from, 64<<10)
+	r := bufio.NewReaderSize(counted{from, &c.heard}, 64<<10)
 	for {
 		e := shardEvent{child: c}
 		what, payload, err := readFrame(r)
@@ -166,6 +186,18 @@ func (c *child) read(from io.Reader, ready func()) error {
 		}
 		c.events <- e
 	}
+}
+
+// counted adds the number of bytes read to n.
+type counted struct {
+	io.Reader
+	n *atomic.Int64
+}
+
+func (c counted) Read(b []byte) (int, error) {
+	n, err := c.Reader.Read(b)
+	c.n.Add(int64(n))
+	return n, err
 }
 
 // info is what a Trace is told about c. It is called when c is ready or gone.

@@ -178,7 +178,7 @@ func ordered(ctx context.Context, s Strategy, d Doer, reqs iter.Seq[*Request]) i
 				}
 			}
 		}
-		for res := range s.Run(ctx, d, paced) {
+		for res := range s.Run(withoutWake(ctx), d, paced) { // a pause here is for a result
 			received++
 			held[res.Request.Index] = res
 			for res, ok := held[next]; ok; res, ok = held[next] {

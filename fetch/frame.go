@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"io/fs"
 	"net"
@@ -16,9 +17,9 @@ import (
 	"time"
 )
 
-// What a Shard and its children say to each other: frames, each of a head (version,
-// type, and the payload's length in four bytes) and a payload of fields one after
-// another. Numbers are varints, strings have their length before them. To the child
+// What a Shard and its children say to each other: frames, each of a head (version, type,
+// and four bytes each for the payload's length and its CRC-32C, since something else may write to
+// the same descriptor) and a payload of fields one after another. Numbers are varints, strings have their length before them. To the child
 // goes one hello, then requests until the pipe is closed; from it comes one ready,
 // then results, batches and beats until its process ends.
 type frameType byte
@@ -34,7 +35,7 @@ const (
 
 const (
 	frameVersion = 1
-	frameHead    = 6
+	frameHead    = 10
 	maxFrame     = 1 << 30
 )
 
@@ -48,11 +49,14 @@ func writeFrame(w *bufio.Writer, t frameType, fields, body []byte) error {
 	}
 	head := append(w.AvailableBuffer(), frameVersion, byte(t))
 	head = binary.BigEndian.AppendUint32(head, uint32(n))
+	head = binary.BigEndian.AppendUint32(head, crc32.Update(crc32.Checksum(fields, castagnoli), castagnoli, body))
 	w.Write(head) // a bufio.Writer keeps its first error
 	w.Write(fields)
 	_, err := w.Write(body)
 	return err
 }
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 var errFrameSize = fmt.Errorf("more than the %d MiB that go to or from a child process at once", maxFrame>>20)
 
@@ -65,7 +69,7 @@ func readFrame(r *bufio.Reader) (frameType, []byte, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	t, n := frameType(head[1]), int(binary.BigEndian.Uint32(head[2:]))
+	t, n, sum := frameType(head[1]), int(binary.BigEndian.Uint32(head[2:])), binary.BigEndian.Uint32(head[6:])
 	if head[0] != frameVersion || t < frameHello || t > frameBeat || n > maxFrame {
 		return 0, nil, errFrame
 	}
@@ -83,6 +87,9 @@ func readFrame(r *bufio.Reader) (frameType, []byte, error) {
 			}
 			return 0, nil, err
 		}
+	}
+	if crc32.Checksum(payload, castagnoli) != sum {
+		return 0, nil, errFrame
 	}
 	return t, payload, nil
 }
@@ -268,6 +275,7 @@ const (
 	errNone   = iota
 	errFetch  // an *Error: kind, URL, cause
 	errPanic  // a *PanicError: URL, stack, value as text, value as an error
+	errKind   // a Kind
 	errRemote // any other: its text, and what can be found in it
 	maxDepth  = 8
 )
@@ -278,10 +286,19 @@ var sentinels = []error{
 	net.ErrClosed, fs.ErrNotExist, fs.ErrPermission, errors.ErrUnsupported,
 }
 
-func appendError(b []byte, err error, depth int) []byte {
+// appendError appends err. If a method of err panics, as that of a nil pointer may, what
+// crosses is its text as fmt has it then.
+func appendError(b []byte, err error, depth int) (out []byte) {
 	if err == nil {
 		return append(b, errNone)
 	}
+	start := len(b)
+	defer func() {
+		if recover() != nil {
+			out = appendString(append(b[:start], errRemote), fmt.Sprint(err))
+			out = append(out, 0, 0, errNone) // nothing is found in it
+		}
+	}()
 	if depth < maxDepth {
 		switch e := err.(type) {
 		case *Error:
@@ -289,6 +306,8 @@ func appendError(b []byte, err error, depth int) []byte {
 			b = appendString(b, e.Kind)
 			b = appendString(b, e.URL)
 			return appendError(b, e.Err, depth+1)
+		case Kind:
+			return appendString(append(b, errKind), e)
 		case *PanicError:
 			b = append(b, errPanic)
 			b = appendString(b, e.URL)
@@ -318,6 +337,9 @@ func appendError(b []byte, err error, depth int) []byte {
 	if inner, ok := errors.AsType[*Error](err); ok {
 		return appendError(b, inner, depth+1)
 	}
+	if kind := KindOf(err); kind != "" {
+		return appendError(b, kind, depth+1)
+	}
 	return append(b, errNone)
 }
 
@@ -339,6 +361,8 @@ func (f *fields) error(depth int) error {
 			e.Value = cause
 		}
 		return e
+	case errKind:
+		return Kind(f.string())
 	case errRemote:
 		e := &remoteError{text: f.string()}
 		found := f.uint()

@@ -30,6 +30,7 @@ func (p Pool) Run(ctx context.Context, d Doer, reqs iter.Seq[*Request]) iter.Seq
 		defer close(queue)
 		defer cancel()
 
+		inner := withoutWake(ctx)
 		var work func()
 		work = func() {
 			exhausted := false
@@ -39,7 +40,7 @@ func (p Pool) Run(ctx context.Context, d Doer, reqs iter.Seq[*Request]) iter.Seq
 				}
 			}()
 			for r := range queue {
-				answer(ctx, d, r, results)
+				answer(inner, d, r, results)
 			}
 			exhausted = true
 		}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"syscall"
 )
@@ -47,7 +48,7 @@ func startProcess(life context.Context) (*process, error) {
 			return err
 		}
 		cmd := exec.CommandContext(life, program)
-		cmd.Args = os.Args
+		cmd.Args = programArgs
 		cmd.Env = append(os.Environ(), shardEnv+"="+inode)
 		cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 		cmd.ExtraFiles = []*os.File{childIn, childOut} // descriptors 3 and 4
@@ -73,7 +74,13 @@ func startProcess(life context.Context) (*process, error) {
 	return p, nil
 }
 
+// programArgs are those that the program was started with, whatever it makes of os.Args.
+var programArgs = slices.Clone(os.Args)
+
 func startError(err error) error {
+	if errors.Is(err, syscall.EBADF) { // descriptor 3 or 4 of the child was over the limit
+		err = fmt.Errorf("%w (%w)", syscall.EMFILE, err)
+	}
 	switch advice := localLimit(err); {
 	case advice != "":
 		return fmt.Errorf("no child process: %s: %w", advice, err)

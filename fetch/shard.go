@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/gob"
+	"errors"
 	"fmt"
 	"iter"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 )
@@ -15,12 +17,13 @@ import (
 // which runs the strategy Each. It is for what one process cannot do well: use more cores
 // than one Go runtime keeps busy, have a heap for each, or survive a Doer that crashes.
 // Each Fetch starts its own children, with connections of their own, so one long Fetch
-// costs less than many short ones.
+// costs less than many short ones. Each child takes a thread of this process, too.
 //
 // The program has to call [ShardMain] first, which gives the children their Doer. The Doer
 // of the [Fetcher] is not used, and the values in the context do not cross to another process: the
 // children have a context of their own, which is canceled when the caller's is done. A child
-// whose Doer has not returned 50 ms later is killed.
+// whose Doer has not returned 50 ms later is killed. At the end of the input a child that has nothing
+// under way may take up to 2 s to end.
 //
 // The limit is that of Each, times Processes: 64 times GOMAXPROCS for the zero value. Requests
 // go to whichever child has room; a child holds up to twice the limit of Each.
@@ -45,18 +48,19 @@ type Shard struct {
 	// Processes is the number of child processes, at most 1024. 0 means GOMAXPROCS.
 	Processes int
 	// Each is the strategy that each child runs. nil means Pool{}. A strategy from another
-	// package must be registered with gob.Register. If it is not a [Bounded], its limit is assumed to be 64.
+	// package must be registered with gob.Register, and only its exported fields cross. If it is not a [Bounded], its limit is assumed to be 64.
 	Each Strategy
 	// Attempts is how many children a request is handed to at the most. It is handed to another child if the
-	// one that had it ended without answering. 0 means 3. On its last attempt a request has
+	// one that had it ended without answering. 0 means 3. On its last attempt, if that is not its first, a request has
 	// a child to itself, so that if it crashes the child, no other request is lost.
 	Attempts int
 	// Restarts is how many children are replaced in one run. 0 means 16 for each process.
-	// If no child can be started at all, none is tried again.
+	// One that could not be started is tried again, uncounted, while another is ready; if none ever
+	// was, it is not.
 	Restarts int
-	// Hang is how long a child may have requests and answer none of them before it is killed. 0 means
-	// 5 minutes; it has to be more than a Doer may take, which by default is 30 s for [Client]. A process that has
-	// stopped altogether is noticed after 10 s, or Hang if that is less.
+	// Hang is how long a child may have requests and answer none of them before it is killed; an answer
+	// that is on its way counts. 0 means 5 minutes; it has to be more than a Doer may take, which by default
+	// is 30 s for [Client]. A process that has stopped altogether is noticed after 10 s, or Hang if that is less.
 	Hang time.Duration
 }
 
@@ -78,7 +82,8 @@ func (s Shard) Run(ctx context.Context, _ Doer, reqs iter.Seq[*Request]) iter.Se
 		defer running.Wait()
 		defer close(queue)
 		defer cancel()
-		running.Go(func() { newSupervisor(ctx, s, results).run(queue) })
+		children := newSupervisor(ctx, s, results)
+		running.Go(func() { children.run(queue) })
 
 		flow(ctx, ahead, reqs, func(r *Request) { queue <- r }, results, yield)
 	}
@@ -118,6 +123,9 @@ func (s Shard) window() int {
 	inFlight := defaultLimit
 	if b, ok := s.Each.(Bounded); ok {
 		inFlight, _ = b.Bounds()
+		if inFlight < 1 {
+			panic(fmt.Sprintf("fetch: Shard.Each has %d requests under way, says its method Bounds", inFlight))
+		}
 	}
 	return 2 * inFlight
 }
@@ -164,7 +172,7 @@ func encodeHello(s Shard, beat time.Duration) ([]byte, error) {
 type supervisor struct {
 	ctx     context.Context
 	shard   Shard
-	hello   []byte
+	hello   []byte // nil if failure is why there is none
 	trace   *Trace
 	results chan<- Result
 	events  chan shardEvent // received until each child has told that it is gone
@@ -175,9 +183,10 @@ type supervisor struct {
 	again    []*task       // to be handed to another child
 	suspects []*task       // those whose next attempt is the last
 	restarts int
-	served   bool  // a child has been ready
-	ending   bool  // the children have been told to end
-	failure  error // why there are no children, once there are none
+	served   bool     // a child has been ready
+	failed   []*child // those that were gone before one was
+	ending   bool     // the children have been told to end
+	failure  error    // why there are no children, once there are none
 	ids      uint64
 }
 
@@ -201,13 +210,17 @@ type shardEvent struct {
 const shardGone frameType = 0
 
 func newSupervisor(ctx context.Context, s Shard, results chan<- Result) *supervisor {
+	tick := max(time.Millisecond, min(s.Hang, silence)/silentTicks)
+	hello, err := encodeHello(s, tick)
 	return &supervisor{
 		ctx:     ctx,
 		shard:   s,
+		hello:   hello,
+		failure: err,
 		trace:   traceFrom(ctx),
 		results: results,
 		events:  make(chan shardEvent, 2*s.window()),
-		tick:    max(time.Millisecond, min(s.Hang, silence)/silentTicks),
+		tick:    tick,
 	}
 }
 
@@ -261,12 +274,10 @@ func (s *supervisor) run(queue <-chan *Request) {
 var errLate = fmt.Errorf("it did not end within %v when it was told to: a Doer has to return when its context is done", abortGrace)
 
 func (s *supervisor) startAll() {
-	var err error
-	if s.hello, err = encodeHello(s.shard, s.tick); err == nil {
-		err = shardSupport()
+	if s.failure == nil {
+		s.failure = shardSupport()
 	}
-	if err != nil {
-		s.failure = err
+	if s.failure != nil {
 		return
 	}
 	for i := range s.shard.Processes {
@@ -289,6 +300,7 @@ func (s *supervisor) roomiest() *child {
 	most := s.shard.window()
 	for _, c := range s.children {
 		switch {
+		case !c.ready && c.delay > 0: // it may never be
 		case !c.ready:
 			most = s.shard.window() / 2 // the rest is for those that are about to be ready
 		case c != s.quiet && (best == nil || len(c.out) < len(best.out)):
@@ -338,6 +350,12 @@ func (s *supervisor) handle(e shardEvent) {
 	case frameReady:
 		c.ready, s.served = true, true
 		s.trace.shardStarted(c.info())
+		for _, failed := range s.failed { // the program does call ShardMain: they may be ready next time
+			if !s.ending {
+				s.replace(failed)
+			}
+		}
+		s.failed = nil
 	case frameResult:
 		t := c.out[e.id]
 		if t == nil {
@@ -348,7 +366,7 @@ func (s *supervisor) handle(e shardEvent) {
 		c.stuck = 0
 		r := e.result
 		r.Attempts += t.tries - 1
-		if s.ctx.Err() != nil && KindOf(r.Err) == ErrCanceled {
+		if s.ctx.Err() != nil && (KindOf(r.Err) == ErrCanceled || errors.Is(r.Err, context.Canceled)) {
 			r.Err = contextError(s.ctx, t.Request) // which knows the caller's cause
 		}
 		s.answer(t, r)
@@ -387,21 +405,34 @@ func (s *supervisor) gone(c *child, err error) {
 	}
 	switch {
 	case s.ending:
-	case !s.served: // and if another will be ready, it does without this one
-	case s.restarts == s.shard.Restarts:
+	case !s.served:
+		s.failed = append(s.failed, c)
+	case !s.replace(c):
 		err = fmt.Errorf("%w; %d children were replaced before: see Shard.Restarts", err, s.restarts)
-	default:
-		s.restarts++
-		delay := time.Duration(0)
-		if !c.ready {
-			delay = 100 * time.Millisecond // no process, perhaps: do not ask for one at once
-		}
-		s.start(c.shard, delay)
 	}
 	if len(s.children) == 0 && !s.ending {
 		s.failure = err
 		s.flush()
 	}
+}
+
+// replace starts a child in c's place, unless too many have been replaced. Where c was never
+// ready it waits, longer each time: there may be no room for another process. While others
+// are ready, that does not count.
+func (s *supervisor) replace(c *child) bool {
+	isReady := func(c *child) bool { return c.ready }
+	if c.ready || !slices.ContainsFunc(s.children, isReady) {
+		if s.restarts == s.shard.Restarts {
+			return false
+		}
+		s.restarts++
+	}
+	delay := time.Duration(0)
+	if !c.ready {
+		delay = min(max(100*time.Millisecond, 2*c.delay), 10*time.Second)
+	}
+	s.start(c.shard, delay)
+	return true
 }
 
 // handOut hands requests that were with children that are gone to others.
@@ -447,6 +478,9 @@ func (s *supervisor) lookAfter() {
 		c.silent++
 		if len(c.out) > 0 {
 			c.stuck++
+		}
+		if c.heard.Swap(0) > 8*frameHead {
+			c.silent, c.stuck = 0, 0 // more than beats: an answer is on its way
 		}
 		switch {
 		case !c.ready:

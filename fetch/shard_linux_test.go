@@ -49,7 +49,11 @@ func init() {
 	}
 	programs["few files"] = func() {
 		fetch.ShardMain(&inChild{})
-		few := uint64(openFileCount() + 3)
+		more, err := strconv.Atoi(os.Getenv("N"))
+		if err != nil {
+			panic(err)
+		}
+		few := uint64(openFileCount() + more)
 		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: few, Max: few}); err != nil {
 			panic(err)
 		}
@@ -170,9 +174,17 @@ func TestShardProgramReplaced(t *testing.T) {
 // What the system does not allow is said, with what to do about it.
 func TestShardLimits(t *testing.T) {
 	t.Run("files", func(t *testing.T) {
-		out, err := program(t.Context(), "few files").CombinedOutput()
-		require.NoError(t, err, "%s", out)
-		assert.Equal(t, 2, strings.Count(string(out), "shard: no child process: too many open files: lower the strategy's limit or raise ulimit -n"), "%s", out)
+		const advice = "shard: no child process: too many open files: lower the strategy's limit or raise ulimit -n"
+		for n := range 9 {
+			cmd := program(t.Context(), "few files")
+			cmd.Env = append(cmd.Env, fmt.Sprint("N=", n))
+			out, err := cmd.CombinedOutput()
+			require.NoError(t, err, "%s", out)
+			assert.Equal(t, 2, strings.Count(string(out), "result 200 <nil>")+strings.Count(string(out), advice), "%d more: %s", n, out)
+			if n == 0 {
+				assert.Contains(t, string(out), advice)
+			}
+		}
 	})
 	t.Run("processes", func(t *testing.T) {
 		cmd := program(t.Context(), "few processes")

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -41,6 +43,26 @@ var programs = map[string]func(){
 	"marked": func() {
 		fetch.ShardMain(&inChild{})
 		fetchAndPrint(context.Background(), "http://ok.test/")
+	},
+	"fails at first": func() {
+		if isChild {
+			for _, name := range []string{"a", "b"} {
+				if os.Mkdir(filepath.Join(os.Getenv("DIR"), name), 0o700) == nil {
+					os.Exit(1)
+				}
+			}
+		}
+		fetch.ShardMain(&inChild{})
+		ctx := fetch.WithTrace(context.Background(), &fetch.Trace{ShardStarted: func(i fetch.ShardInfo) { fmt.Println("started") }})
+		fetchAndPrint(ctx, slices.Repeat([]string{"http://slow.test/"}, 40)...)
+	},
+	"args": func() {
+		os.Args = os.Args[1:]
+		fetch.ShardMain(&inChild{})
+		f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1}}
+		for r := range f.Get(context.Background(), "http://args.test/") {
+			fmt.Println("args", string(r.Body))
+		}
 	},
 	"orphans": func() {
 		fetch.ShardMain(&inChild{})
@@ -102,6 +124,25 @@ func TestShardWithoutShardMain(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A child that fails to start does not stay away for the whole run.
+func TestShardFailsAtFirst(t *testing.T) {
+	cmd := program(t.Context(), "fails at first")
+	cmd.Env = append(cmd.Env, "DIR="+t.TempDir())
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	assert.Equal(t, 40, strings.Count(string(out), "result 200 <nil>"), "%s", out)
+	assert.Equal(t, 3, strings.Count(string(out), "started"), "%s", out)
+}
+
+// The children have the arguments that the program was started with.
+func TestShardArgs(t *testing.T) {
+	cmd := program(t.Context(), "args")
+	cmd.Args = append(cmd.Args, "a", "b")
+	out, err := cmd.Output()
+	require.NoError(t, err)
+	assert.Contains(t, string(out), "args b\n", "of the child's os.Args[1:], after the same was cut off")
 }
 
 // Whatever a child prints, and whenever, is no frame, and does not get lost.

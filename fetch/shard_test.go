@@ -67,6 +67,23 @@ func (d *inChild) Do(ctx context.Context, r *fetch.Request) fetch.Result {
 		<-ctx.Done()
 	case "close":
 		syscall.Close(4)
+	case "deaf":
+		time.Sleep(20 * time.Millisecond) // until it has all that has been sent
+		syscall.Close(3)
+		select {}
+	case "steal": // a byte of a request
+		for n := 0; n != 1; n, _ = syscall.Read(3, make([]byte, 1)) {
+			runtime.Gosched()
+		}
+		<-ctx.Done()
+	case "nilerror":
+		res.Err = (*nilError)(nil)
+	case "nilpanic":
+		panic((*nilError)(nil))
+	case "args":
+		res.Body = []byte(strings.Join(os.Args[1:], " "))
+	case "ordered":
+		res.Body = []byte(strconv.Itoa(orderedAhead(ctx)))
 	case "once": // crashes the first time only
 		if f, err := os.OpenFile(string(r.Body), os.O_CREATE|os.O_EXCL, 0o600); err == nil {
 			f.Close()
@@ -107,6 +124,9 @@ func (d *inChild) Do(ctx context.Context, r *fetch.Request) fetch.Result {
 	case "wait":
 		<-ctx.Done()
 		return fetch.Result{Err: &fetch.Error{Kind: fetch.ErrCanceled, URL: r.URL, Err: ctx.Err()}}
+	case "rawwait":
+		<-ctx.Done()
+		return fetch.Result{Err: ctx.Err()}
 	case "large":
 		res.Body = bytes.Repeat([]byte("x"), 1<<20)
 	case "echo":
@@ -131,6 +151,39 @@ func (d *inChild) Do(ctx context.Context, r *fetch.Request) fetch.Result {
 }
 
 // DoBatch answers each with the number of those that came together.
+// nilError is an error whose methods panic.
+type nilError struct{ text string }
+
+func (e *nilError) Error() string { return e.text }
+
+// orderedAhead returns how many requests a Fetch in the order of the input takes ahead at
+// the most, while its first one takes long.
+func orderedAhead(ctx context.Context) (most int) {
+	f := fetch.Fetcher{
+		Strategy: fetch.Pool{Workers: 2},
+		Doer: fetch.DoerFunc(func(_ context.Context, r *fetch.Request) fetch.Result {
+			if r.Index == 0 {
+				time.Sleep(300 * time.Millisecond)
+			}
+			return fetch.Result{Status: 200}
+		}),
+		Ordered: true,
+	}
+	taken, received := 0, 0
+	for range f.Fetch(ctx, func(yield func(fetch.Request) bool) {
+		for range 10_000 {
+			taken++
+			most = max(most, taken-received)
+			if !yield(fetch.Request{URL: "http://nested.test/"}) {
+				return
+			}
+		}
+	}) {
+		received++
+	}
+	return most
+}
+
 func (d *inChild) DoBatch(ctx context.Context, reqs []*fetch.Request, yield func(fetch.Result)) {
 	for _, r := range reqs {
 		res := d.Do(ctx, r)
@@ -445,6 +498,8 @@ var remoteErrors = []error{
 	fmt.Errorf("wrapped: %w", &fetch.Error{Kind: fetch.ErrTLS, URL: "http://error.test/"}),
 	io.ErrUnexpectedEOF,
 	errors.New("of no kind"),
+	fetch.ErrReset,
+	errors.Join(io.EOF, fmt.Errorf("mine: %w", fetch.ErrDecode)),
 	&fetch.PanicError{URL: "http://error.test/", Value: "a string", Stack: []byte("a stack")},
 	fmt.Errorf("wrapped: %w", &fetch.PanicError{URL: "http://error.test/", Value: io.EOF, Stack: []byte("a stack")}),
 }
@@ -460,7 +515,7 @@ func TestShardErrors(t *testing.T) {
 		assert.Equal(t, 3, r.Attempts)
 		assert.EqualError(t, r.Err, want.Error())
 		assert.Equal(t, fetch.KindOf(want), fetch.KindOf(r.Err))
-		for _, target := range []error{context.DeadlineExceeded, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNREFUSED, fetch.ErrPanic, fetch.ErrTLS} {
+		for _, target := range []error{context.DeadlineExceeded, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNREFUSED, fetch.ErrPanic, fetch.ErrTLS, fetch.ErrReset, fetch.ErrDecode} {
 			assert.Equal(t, errors.Is(want, target), errors.Is(r.Err, target), "%v is %v", r.Err, target)
 		}
 		wantError, isError := errors.AsType[*fetch.Error](want)
@@ -502,6 +557,79 @@ func TestShardCarriesEverything(t *testing.T) {
 		assert.Equal(t, header, r.Header(), "asked for again")
 	}
 	assert.Equal(t, 3, received)
+}
+
+// An error whose methods panic is an error all the same, and costs no other request.
+func TestShardNilErrors(t *testing.T) {
+	var h herd
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1}, Ordered: true}
+	var errs []error
+	for r := range f.Get(h.trace(t.Context()), "http://nilerror.test/", "http://nilpanic.test/", "http://ok.test/") {
+		errs = append(errs, r.Err)
+	}
+	require.Len(t, errs, 3)
+	assert.EqualError(t, errs[0], "<nil>")
+	assert.ErrorIs(t, errs[1], fetch.ErrPanic)
+	assert.NoError(t, errs[2])
+	assert.Len(t, h.started, 1)
+}
+
+// A child that gets no more requests, or no whole ones, is replaced, and answers nothing wrongly.
+func TestShardBrokenPipe(t *testing.T) {
+	for _, host := range []string{"deaf", "steal"} {
+		t.Run(host, func(t *testing.T) {
+			var h herd
+			f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1, Each: fetch.Pool{Workers: 4}}}
+			received := 0
+			for r := range f.Fetch(h.trace(t.Context()), func(yield func(fetch.Request) bool) {
+				for i := range 60 {
+					r := fetch.Request{URL: "http://ok.test/"}
+					if i == 30 {
+						r = fetch.Request{Method: "POST", URL: "http://" + host + ".test/"}
+					}
+					if !yield(r) {
+						return
+					}
+					if i >= 30 {
+						time.Sleep(2 * time.Millisecond)
+					}
+				}
+			}) {
+				received++
+				if r.Request.Index == 30 {
+					assert.ErrorIs(t, r.Err, fetch.ErrShard)
+					assert.ErrorContains(t, r.Err, "may have been sent")
+				} else {
+					assert.True(t, r.OK(), "%v", r.Err)
+				}
+			}
+			assert.Equal(t, 60, received)
+			assert.Len(t, h.started, 2)
+			h.requireNone(t)
+		})
+	}
+}
+
+// What a child's strategy is told about requests to come is not for a Fetch within a Doer.
+func TestShardNestedFetch(t *testing.T) {
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1, Each: fetch.Pool{Workers: 4}}}
+	for r := range f.Fetch(t.Context(), func(yield func(fetch.Request) bool) {
+		for i := range 100 {
+			host := "ok"
+			if i == 0 {
+				host = "ordered"
+			}
+			if !yield(fetch.Request{URL: "http://" + host + ".test/"}) {
+				return
+			}
+			time.Sleep(2 * time.Millisecond)
+		}
+	}) {
+		require.True(t, r.OK(), "%v", r.Err)
+		if r.Request.Index == 0 {
+			assert.Equal(t, "4", string(r.Body), "requests ahead: as many as of a pool of 2")
+		}
+	}
 }
 
 // A panic has its stack, and costs only its own request; Goexit does not cost more.
@@ -575,7 +703,20 @@ func (m mine) String() string { return m.Name }
 
 type unregistered struct{ fetch.Pool }
 
-func init() { gob.Register(mine{}) }
+// unbound says that it performs no requests.
+type unbound struct{ fetch.Pool }
+
+func (unbound) Bounds() (inFlight, ahead int) { return 0, 0 }
+
+// unencodable panics when it is to be sent.
+type unencodable struct{ fetch.Pool }
+
+func (unencodable) GobEncode() ([]byte, error) { panic("no way") }
+
+func init() {
+	gob.Register(mine{})
+	gob.Register(unencodable{})
+}
 
 func TestShardOfAnyStrategy(t *testing.T) {
 	received := 0
@@ -591,6 +732,15 @@ func TestShardOfAnyStrategy(t *testing.T) {
 		require.ErrorIs(t, r.Err, fetch.ErrShard)
 		require.ErrorContains(t, r.Err, "see gob.Register")
 	}
+
+	assert.PanicsWithValue(t, "fetch: Shard.Each has 0 requests under way, says its method Bounds", func() {
+		fetch.Shard{Each: unbound{}}.Run(t.Context(), nil, nil)
+	})
+	f.Strategy = fetch.Shard{Each: unencodable{}}
+	assert.PanicsWithValue(t, "no way", func() { // here, where the caller can recover
+		for range f.Get(t.Context(), "http://ok.test/") {
+		}
+	})
 
 	// Requests of a batch go together, and no request waits for ever for others to join it.
 	f.Strategy = fetch.Shard{Processes: 2, Each: fetch.Batch{Size: 1000, Limit: 64, Pipeline: 8}}
@@ -757,12 +907,12 @@ func TestShardDeadline(t *testing.T) {
 	defer cancel()
 	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 2}}
 	received := 0
-	for r := range f.Get(ctx, "http://wait.test/", "http://hang.test/") {
+	for r := range f.Get(ctx, "http://wait.test/", "http://hang.test/", "http://rawwait.test/") {
 		received++
 		require.ErrorIs(t, r.Err, fetch.ErrTimeout)
 		require.ErrorIs(t, r.Err, context.DeadlineExceeded)
 	}
-	require.Equal(t, 2, received)
+	require.Equal(t, 3, received)
 }
 
 // Large results and a slow loop: the children wait, and nothing waits for ever.

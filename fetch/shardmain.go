@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"time"
 )
 
@@ -35,7 +36,13 @@ func ShardMain(d Doer) {
 	// Not signal.Ignore, which processes that d starts would inherit.
 	signal.Notify(make(chan os.Signal, 1), os.Interrupt)
 	code := 3 // if d ends this goroutine by runtime.Goexit
-	defer func() { os.Exit(code) }()
+	defer func() {
+		if v := recover(); v != nil { // its strategy did
+			fmt.Fprintf(os.Stderr, "fetch: child process of a Shard: panic: %v\n\n%s", v, debug.Stack())
+			code = 2
+		}
+		os.Exit(code)
+	}()
 	if err := serveShard(in, out, d); err != nil {
 		fmt.Fprintln(os.Stderr, "fetch: child process of a Shard:", err)
 		code = 2
@@ -102,13 +109,17 @@ func receiveTasks(r *bufio.Reader, tasks chan<- task, wake chan<- struct{}, canc
 	defer close(tasks)
 	for {
 		what, payload, err := readFrame(r)
-		if err != nil {
+		if err == io.EOF || err == io.ErrUnexpectedEOF {
 			return
 		}
 		var t task
-		t.id, t.Request, err = decodeRequest(payload)
-		if what != frameRequest || err != nil {
-			return
+		if err == nil {
+			t.id, t.Request, err = decodeRequest(payload)
+		}
+		if err != nil || what != frameRequest {
+			// What is under way must not be answered as canceled: others will perform it.
+			fmt.Fprintln(os.Stderr, "fetch: child process of a Shard: no request came: does something in the program use file descriptor 3?")
+			os.Exit(2)
 		}
 		tasks <- t
 		select {

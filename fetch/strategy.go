@@ -124,6 +124,14 @@ func wakeFrom(ctx context.Context) <-chan struct{} {
 	return wake
 }
 
+// withoutWake returns ctx without such a channel, for a Doer: a Fetch in it has another input.
+func withoutWake(ctx context.Context) context.Context {
+	if wakeFrom(ctx) == nil {
+		return ctx
+	}
+	return context.WithValue(ctx, wakeKey{}, nil)
+}
+
 // do performs r, or answers in d's place if ctx is done or d panics.
 func do(ctx context.Context, d Doer, r *Request) (res Result) {
 	if ctx.Err() != nil {
