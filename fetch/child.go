@@ -26,7 +26,7 @@ type child struct {
 	kill   context.CancelCauseFunc
 
 	pid     int
-	startup atomic.Int64 // time.Duration from start to ready
+	startup atomic.Int64 // time.Duration from start to ready, 0 until then
 	heard   atomic.Int64 // bytes that came since the supervisor asked
 	events  chan<- shardEvent
 
@@ -75,7 +75,6 @@ func (c *child) live(life, hungUp context.Context, hello []byte) error {
 		return err
 	}
 	c.pid = p.pid
-	ready := false
 
 	// A pipe that is closed ends a write under way; the other side sees its end.
 	defer context.AfterFunc(hungUp, func() { p.in.Close() })()
@@ -91,11 +90,7 @@ func (c *child) live(life, hungUp context.Context, hello []byte) error {
 		}
 	})
 	piping.Go(func() {
-		err := c.read(p.out, func() {
-			ready = true
-			c.startup.Store(int64(time.Since(begun)))
-		})
-		if err != nil {
+		if err := c.read(p.out, begun); err != nil {
 			c.kill(err)
 		}
 	})
@@ -110,6 +105,7 @@ func (c *child) live(life, hungUp context.Context, hello []byte) error {
 	p.out.Close()
 
 	name := fmt.Sprintf("child process %d", c.pid)
+	ready := c.startup.Load() > 0
 	switch cause := context.Cause(life); {
 	case cause != nil && cause != context.Canceled:
 		return fmt.Errorf("%s was killed: %w", name, cause)
@@ -158,8 +154,8 @@ func (c *child) write(to io.WriteCloser, hello []byte, life context.Context) err
 	return err
 }
 
-// read tells events of what the process sends, until the end of the pipe.
-func (c *child) read(from io.Reader, ready func()) error {
+// read tells events of what the process, begun then, sends until the end of the pipe.
+func (c *child) read(from io.Reader, begun time.Time) error {
 	r := bufio.NewReaderSize(counted{from, &c.heard}, 64<<10)
 	for {
 		e := shardEvent{child: c}
@@ -172,7 +168,7 @@ func (c *child) read(from io.Reader, ready func()) error {
 		}
 		switch e.what = what; what {
 		case frameReady:
-			ready()
+			c.startup.Store(int64(time.Since(begun)))
 		case frameResult:
 			e.id, e.result, err = decodeResult(payload)
 		case frameBatch:
@@ -210,20 +206,8 @@ func (c *child) unanswered() []*task {
 	return slices.SortedFunc(maps.Values(c.out), func(a, b *task) int { return cmp.Compare(a.id, b.id) })
 }
 
-func remove(children []*child, c *child) []*child {
-	return slices.DeleteFunc(children, func(other *child) bool { return other == c })
-}
-
 var errChild = errors.New("this process is itself the child of a Shard, and can have no children: if that is not " +
 	"its Doer's doing, the program has to call fetch.ShardMain(doer) first thing in main, or in TestMain")
-
-// shardSupport returns why this process can have no children, or nil.
-func shardSupport() error {
-	if isChild {
-		return errChild
-	}
-	return nil
-}
 
 // isChild: this process, or one that it descends from, has been started by a Shard.
 var isChild = os.Getenv(shardEnv) != ""

@@ -274,8 +274,8 @@ func (s *supervisor) run(queue <-chan *Request) {
 var errLate = fmt.Errorf("it did not end within %v when it was told to: a Doer has to return when its context is done", abortGrace)
 
 func (s *supervisor) startAll() {
-	if s.failure == nil {
-		s.failure = shardSupport()
+	if s.failure == nil && isChild {
+		s.failure = errChild
 	}
 	if s.failure != nil {
 		return
@@ -382,7 +382,7 @@ func (s *supervisor) handle(e shardEvent) {
 // gone lets go of c, whose process has ended: its requests go to others, or are
 // answered if they must not, and another child takes its place.
 func (s *supervisor) gone(c *child, err error) {
-	s.children = remove(s.children, c)
+	s.children = slices.DeleteFunc(s.children, func(other *child) bool { return other == c })
 	if c == s.quiet {
 		s.quiet = nil
 	}
@@ -429,7 +429,7 @@ func (s *supervisor) replace(c *child) bool {
 	}
 	delay := time.Duration(0)
 	if !c.ready {
-		delay = min(max(100*time.Millisecond, 2*c.delay), 10*time.Second)
+		delay = min(max(100*time.Millisecond, 2*c.delay), time.Second)
 	}
 	s.start(c.shard, delay)
 	return true

@@ -20,6 +20,17 @@ import (
 )
 
 func init() {
+	deafen = func() { // by a pipe that nothing comes from, so that the process does not hear of it
+		var fds [2]int
+		err := syscall.Pipe2(fds[:], syscall.O_CLOEXEC)
+		if err == nil {
+			err = syscall.Dup3(fds[0], 3, syscall.O_CLOEXEC)
+		}
+		if err != nil {
+			panic(err)
+		}
+	}
+	deafText = "it takes no more requests"
 	peakMemory = func() int {
 		status, err := os.ReadFile("/proc/self/status")
 		if err != nil {

@@ -5,7 +5,9 @@ package fetch_test
 import (
 	"bytes"
 	"context"
+	"encoding/gob"
 	"fmt"
+	"iter"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -56,6 +58,14 @@ var programs = map[string]func(){
 		ctx := fetch.WithTrace(context.Background(), &fetch.Trace{ShardStarted: func(i fetch.ShardInfo) { fmt.Println("started") }})
 		fetchAndPrint(ctx, slices.Repeat([]string{"http://slow.test/"}, 40)...)
 	},
+	"strategy panics": func() {
+		gob.Register(panics{})
+		fetch.ShardMain(&inChild{})
+		f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1, Each: panics{}, Restarts: 1}}
+		for r := range f.Get(context.Background(), "http://ok.test/") {
+			fmt.Println("result", r.Status, r.Err)
+		}
+	},
 	"args": func() {
 		os.Args = os.Args[1:]
 		fetch.ShardMain(&inChild{})
@@ -69,6 +79,13 @@ var programs = map[string]func(){
 		ctx := fetch.WithTrace(context.Background(), &fetch.Trace{ShardStarted: func(i fetch.ShardInfo) { fmt.Println(i.PID) }})
 		fetchAndPrint(ctx, "http://hang.test/", "http://wait.test/", "http://wait.test/")
 	},
+}
+
+// panics is a strategy that panics.
+type panics struct{ fetch.Pool }
+
+func (panics) Run(context.Context, fetch.Doer, iter.Seq[*fetch.Request]) iter.Seq[fetch.Result] {
+	panic("of a strategy")
 }
 
 // isChild: programs without a ShardMain cannot know otherwise.
@@ -134,6 +151,18 @@ func TestShardFailsAtFirst(t *testing.T) {
 	require.NoError(t, err, "%s", out)
 	assert.Equal(t, 40, strings.Count(string(out), "result 200 <nil>"), "%s", out)
 	assert.Equal(t, 3, strings.Count(string(out), "started"), "%s", out)
+}
+
+// A panic of the strategy in a child is not swallowed with the child.
+func TestShardStrategyPanics(t *testing.T) {
+	cmd := program(t.Context(), "strategy panics")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	require.NoError(t, err)
+	assert.Contains(t, string(out), "exit status 2")
+	assert.Contains(t, stderr.String(), "panic: of a strategy\n\ngoroutine ")
+	assert.Contains(t, stderr.String(), "panics.Run", "the stack is the panic's")
 }
 
 // The children have the arguments that the program was started with.

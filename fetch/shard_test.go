@@ -69,7 +69,7 @@ func (d *inChild) Do(ctx context.Context, r *fetch.Request) fetch.Result {
 		syscall.Close(4)
 	case "deaf":
 		time.Sleep(20 * time.Millisecond) // until it has all that has been sent
-		syscall.Close(3)
+		deafen()
 		select {}
 	case "steal": // a byte of a request
 		for n := 0; n != 1; n, _ = syscall.Read(3, make([]byte, 1)) {
@@ -574,9 +574,15 @@ func TestShardNilErrors(t *testing.T) {
 	assert.Len(t, h.started, 1)
 }
 
+// deafen closes the pipe that requests come from. Of a process that did so, the error says deafText.
+var (
+	deafen   = func() { syscall.Close(3) }
+	deafText = ""
+)
+
 // A child that gets no more requests, or no whole ones, is replaced, and answers nothing wrongly.
 func TestShardBrokenPipe(t *testing.T) {
-	for _, host := range []string{"deaf", "steal"} {
+	for host, text := range map[string]string{"deaf": deafText, "steal": "exit status 2"} {
 		t.Run(host, func(t *testing.T) {
 			var h herd
 			f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1, Each: fetch.Pool{Workers: 4}}}
@@ -599,6 +605,7 @@ func TestShardBrokenPipe(t *testing.T) {
 				if r.Request.Index == 30 {
 					assert.ErrorIs(t, r.Err, fetch.ErrShard)
 					assert.ErrorContains(t, r.Err, "may have been sent")
+					assert.ErrorContains(t, r.Err, text)
 				} else {
 					assert.True(t, r.OK(), "%v", r.Err)
 				}

@@ -134,7 +134,7 @@ func (c *contract) span(d time.Duration) time.Duration {
 // is added, since the machine may be busy with other tests.
 func (c *contract) soon() time.Duration {
 	if c.remote {
-		return 2 * time.Second
+		return 500 * time.Millisecond
 	}
 	return 100 * time.Millisecond
 }
@@ -307,6 +307,7 @@ func (c *contract) nothingRunsOn(t *testing.T) {
 		defer cancel()
 		before := goleak.IgnoreCurrent()
 		var g Gauge
+		var waitedOut atomic.Int64
 		taken, received := 0, 0
 		func() {
 			defer func() {
@@ -314,12 +315,16 @@ func (c *contract) nothingRunsOn(t *testing.T) {
 					assert.Equal(t, errLoop, v)
 				}
 			}()
-			// Every third request goes on until it is told to end, or nobody will.
+			// Every third request goes on until it is told to end, or as if for ever.
 			doer := func(ctx context.Context, r *fetch.Request) fetch.Result {
-				if r.Index%3 == 2 && n < 0 {
-					return sleepy(2*time.Second)(ctx, r)
+				if r.Index%3 != 2 || n >= 0 {
+					return ok(ctx, r)
 				}
-				return ok(ctx, r)
+				res := sleepy(5*time.Second)(ctx, r)
+				if res.Err == nil {
+					waitedOut.Add(1)
+				}
+				return res
 			}
 			for range c.fetch(ctx, measured(&g, fetch.DoerFunc(doer)), requests(n, &taken)) {
 				received++
@@ -331,6 +336,7 @@ func (c *contract) nothingRunsOn(t *testing.T) {
 				}
 			}
 		}()
+		assert.Zero(t, waitedOut.Load(), "requests that were waited for, and not aborted")
 		assert.Zero(t, g.InFlight(), "requests under way after the loop")
 		assert.Less(t, taken, tooMany, "the input is taken to its end, though the loop or the context has ended")
 		goleak.VerifyNone(t, before)

@@ -118,6 +118,9 @@ var brokenStrategies = []struct {
 			}
 		}
 	}}, "4 nothing runs on"},
+	{broken{name: "does not abort", run: func(ctx context.Context, d fetch.Doer, reqs iter.Seq[*fetch.Request]) iter.Seq[fetch.Result] {
+		return pool.Run(ctx, fetch.DoerFunc(func(_ context.Context, r *fetch.Request) fetch.Result { return d.Do(ctx, r) }), reqs)
+	}}, "4 nothing runs on/break at once"},
 	{broken{name: "does not hear of a cancel", run: func(ctx context.Context, d fetch.Doer, reqs iter.Seq[*fetch.Request]) iter.Seq[fetch.Result] {
 		return pool.Run(context.WithoutCancel(ctx), d, reqs)
 	}}, "5 cancel is quick"},
