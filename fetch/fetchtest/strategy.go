@@ -8,6 +8,7 @@ import (
 	"iter"
 	"math/rand/v2"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -315,10 +316,26 @@ func (c *contract) nothingRunsOn(t *testing.T) {
 					assert.Equal(t, errLoop, v)
 				}
 			}()
-			// Every third request goes on until it is told to end, or as if for ever.
+			// Every third request goes on until it is told to end, or as if for ever. The
+			// first result comes when there is such a one, if the limit allows that.
+			held := make(chan struct{})
+			hold := sync.OnceFunc(func() { close(held) })
 			doer := func(ctx context.Context, r *fetch.Request) fetch.Result {
-				if r.Index%3 != 2 || n >= 0 {
+				if n >= 0 {
 					return ok(ctx, r)
+				}
+				if r.Index%3 != 2 {
+					if r.Index < 2 && c.stated && c.inFlight > 2 {
+						select {
+						case <-held:
+						case <-ctx.Done():
+						case <-time.After(time.Second):
+						}
+					}
+					return ok(ctx, r)
+				}
+				if r.Index == 2 {
+					hold()
 				}
 				res := sleepy(5*time.Second)(ctx, r)
 				if res.Err == nil {
