@@ -178,7 +178,9 @@ func ordered(ctx context.Context, s Strategy, d Doer, reqs iter.Seq[*Request]) i
 				}
 			}
 		}
-		for res := range s.Run(withoutWake(ctx), d, paced) { // a pause here is for a result
+		// A pause of this input is for a result, and for nothing else: if this is within the Doer
+		// of another run, that one's wake is not for it.
+		for res := range s.Run(context.WithValue(ctx, wakeKey{}, nil), d, paced) {
 			received++
 			held[res.Request.Index] = res
 			for res, ok := held[next]; ok; res, ok = held[next] {

@@ -19,9 +19,9 @@ import (
 
 // What a Shard and its children say to each other: frames, each of a head (version, type,
 // and four bytes each for the payload's length and its CRC-32C, since something else may write to
-// the same descriptor) and a payload of fields one after another. Numbers are varints, strings have their length before them. To the child
-// goes one hello, then requests until the pipe is closed; from it comes one ready,
-// then results, batches and beats until its process ends.
+// the same descriptor) and a payload of fields one after another. Numbers are varints, strings
+// have their length before them. To the child goes one hello, then requests until the pipe is
+// closed; from it comes one ready, then results, batches and beats until its process ends.
 type frameType byte
 
 const (

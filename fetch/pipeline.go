@@ -24,7 +24,7 @@ func pipelined(ctx context.Context, d BatchDoer, reqs iter.Seq[*Request], limit,
 		results := make(chan Result, limit)
 		groups := make(map[string][]*Request) // by host
 		out := 0                              // started, and their results not received
-		inner, wake := withoutWake(ctx), wakeFrom(ctx)
+		wake := wakeFrom(ctx)
 
 		var running sync.WaitGroup
 		defer running.Wait()
@@ -43,7 +43,7 @@ func pipelined(ctx context.Context, d BatchDoer, reqs iter.Seq[*Request], limit,
 				}
 			}
 			out += len(group)
-			running.Go(func() { answerAll(inner, d, group, results) })
+			running.Go(func() { answerAll(ctx, d, group, results) })
 			return true
 		}
 		startAll := func() bool {

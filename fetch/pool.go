@@ -30,7 +30,6 @@ func (p Pool) Run(ctx context.Context, d Doer, reqs iter.Seq[*Request]) iter.Seq
 		defer close(queue)
 		defer cancel()
 
-		inner := withoutWake(ctx)
 		var work func()
 		work = func() {
 			exhausted := false
@@ -40,7 +39,7 @@ func (p Pool) Run(ctx context.Context, d Doer, reqs iter.Seq[*Request]) iter.Seq
 				}
 			}()
 			for r := range queue {
-				answer(inner, d, r, results)
+				answer(ctx, d, r, results)
 			}
 			exhausted = true
 		}

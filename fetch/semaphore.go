@@ -38,7 +38,6 @@ func perURL(ctx context.Context, d Doer, reqs iter.Seq[*Request], limit, ahead i
 		tokens := make(chan struct{}, limit)
 		results := make(chan Result, ahead) // room for every request ahead: no send blocks
 
-		inner := withoutWake(ctx)
 		var running sync.WaitGroup
 		defer running.Wait()
 		defer cancel()
@@ -49,7 +48,7 @@ func perURL(ctx context.Context, d Doer, reqs iter.Seq[*Request], limit, ahead i
 			tokens <- struct{}{}
 			running.Go(func() {
 				defer func() { <-tokens }()
-				answer(inner, d, r, results)
+				answer(ctx, d, r, results)
 			})
 		}
 		flow(ctx, ahead, reqs, start, results, yield)

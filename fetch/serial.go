@@ -15,9 +15,8 @@ func (Serial) Run(ctx context.Context, d Doer, reqs iter.Seq[*Request]) iter.Seq
 		if ctx.Err() != nil {
 			return
 		}
-		inner := withoutWake(ctx)
 		for r := range reqs {
-			if r != nil && !yield(do(inner, d, r)) || ctx.Err() != nil {
+			if r != nil && !yield(do(ctx, d, r)) || ctx.Err() != nil {
 				return
 			}
 		}

@@ -19,11 +19,11 @@ import (
 // Each Fetch starts its own children, with connections of their own, so one long Fetch
 // costs less than many short ones. Each child takes a thread of this process, too.
 //
-// The program has to call [ShardMain] first, which gives the children their Doer. The Doer
-// of the [Fetcher] is not used, and the values in the context do not cross to another process: the
-// children have a context of their own, which is canceled when the caller's is done. A child
-// whose Doer has not returned 50 ms later is killed. At the end of the input a child that has nothing
-// under way may take up to 2 s to end.
+// The program has to call [ShardMain] first, which gives the children their Doer. The Doer of
+// the [Fetcher] is not used, and the values in the context do not cross to another process:
+// the children have a context of their own, which is canceled when the caller's is done. A
+// child whose Doer has not returned 50 ms later is killed. At the end of the input a child
+// that has nothing under way may take up to 2 s to end.
 //
 // The limit is that of Each, times Processes: 64 times GOMAXPROCS for the zero value. Requests
 // go to whichever child has room; a child holds up to twice the limit of Each.
@@ -40,27 +40,31 @@ import (
 // [PanicError] comes as its text. Within a Shard, each child has batches of its own: between
 // those of a [Batch], other children go on.
 //
-// Whatever a child prints, on stdout too, appears on this process's stderr; its stdin is empty. The
-// processors are divided among the children: each has GOMAXPROCS/Processes, rounded up. They end before the
-// loop does, or within a second if this process is killed. Shard needs a Unix
-// system; elsewhere all results are errors that wrap [errors.ErrUnsupported].
+// Whatever a child prints, on stdout too, appears on this process's stderr; its stdin is
+// empty. The processors are divided among the children: each has GOMAXPROCS/Processes,
+// rounded up. The children end before the loop does, or within a second if this process is
+// killed. Shard needs a Unix system; elsewhere all results are errors that wrap
+// [errors.ErrUnsupported].
 type Shard struct {
 	// Processes is the number of child processes, at most 1024. 0 means GOMAXPROCS.
 	Processes int
 	// Each is the strategy that each child runs. nil means Pool{}. A strategy from another
-	// package must be registered with gob.Register, and only its exported fields cross. If it is not a [Bounded], its limit is assumed to be 64.
+	// package must be registered with gob.Register, and only its exported fields cross. If it
+	// is not a [Bounded], its limit is assumed to be 64.
 	Each Strategy
-	// Attempts is how many children a request is handed to at the most. It is handed to another child if the
-	// one that had it ended without answering. 0 means 3. On its last attempt, if that is not its first, a request has
-	// a child to itself, so that if it crashes the child, no other request is lost.
+	// Attempts is how many children a request is handed to at the most. It is handed to another
+	// child if the one that had it ended without answering. 0 means 3. On its last attempt, if
+	// that is not its first, a request has a child to itself, so that if it crashes the child,
+	// no other request is lost.
 	Attempts int
 	// Restarts is how many children are replaced in one run. 0 means 16 for each process.
 	// One that could not be started is tried again, uncounted, while another is ready; if none ever
 	// was, it is not.
 	Restarts int
-	// Hang is how long a child may have requests and answer none of them before it is killed; an answer
-	// that is on its way counts. 0 means 5 minutes; it has to be more than a Doer may take, which by default
-	// is 30 s for [Client]. A process that has stopped altogether is noticed after 10 s, or Hang if that is less.
+	// Hang is how long a child may have requests and answer none of them before it is killed;
+	// an answer that is on its way counts. 0 means 5 minutes; it has to be more than a Doer may
+	// take, which by default is 30 s for [Client]. A process that has stopped altogether is
+	// noticed after 10 s, or Hang if that is less.
 	Hang time.Duration
 }
 
@@ -172,6 +176,7 @@ func encodeHello(s Shard, beat time.Duration) ([]byte, error) {
 type supervisor struct {
 	ctx     context.Context
 	shard   Shard
+	window  int    // of each child
 	hello   []byte // nil if failure is why there is none
 	trace   *Trace
 	results chan<- Result
@@ -211,15 +216,17 @@ const shardGone frameType = 0
 
 func newSupervisor(ctx context.Context, s Shard, results chan<- Result) *supervisor {
 	tick := max(time.Millisecond, min(s.Hang, silence)/silentTicks)
+	window := s.window()
 	hello, err := encodeHello(s, tick)
 	return &supervisor{
 		ctx:     ctx,
 		shard:   s,
+		window:  window,
 		hello:   hello,
 		failure: err,
 		trace:   traceFrom(ctx),
 		results: results,
-		events:  make(chan shardEvent, 2*s.window()),
+		events:  make(chan shardEvent, 2*window),
 		tick:    tick,
 	}
 }
@@ -242,6 +249,7 @@ func (s *supervisor) run(queue <-chan *Request) {
 	ticker := time.NewTicker(s.tick)
 	defer ticker.Stop()
 	var late <-chan time.Time
+	var grace time.Duration
 	done := s.ctx.Done()
 	for queue != nil || len(s.children) > 0 {
 		var in <-chan *Request
@@ -262,16 +270,15 @@ func (s *supervisor) run(queue <-chan *Request) {
 			s.lookAfter()
 		case <-done:
 			done = nil
-			late = time.After(s.end())
+			grace = s.end()
+			late = time.After(grace)
 		case <-late:
 			for _, c := range s.children {
-				c.kill(errLate)
+				c.kill(fmt.Errorf("it did not end within %v when it was told to: a Doer has to return when its context is done", grace))
 			}
 		}
 	}
 }
-
-var errLate = fmt.Errorf("it did not end within %v when it was told to: a Doer has to return when its context is done", abortGrace)
 
 func (s *supervisor) startAll() {
 	if s.failure == nil && isChild {
@@ -286,7 +293,7 @@ func (s *supervisor) startAll() {
 }
 
 func (s *supervisor) start(shard int, delay time.Duration) {
-	s.children = append(s.children, startChild(shard, delay, s.shard.window(), s.hello, s.events))
+	s.children = append(s.children, startChild(shard, delay, s.window, s.hello, s.events))
 }
 
 // hasRoom reports whether the next request would be taken somewhere.
@@ -297,12 +304,12 @@ func (s *supervisor) hasRoom() bool {
 // roomiest returns the child with the most room for requests, or nil if none has any.
 func (s *supervisor) roomiest() *child {
 	var best *child
-	most := s.shard.window()
+	most := s.window
 	for _, c := range s.children {
 		switch {
 		case !c.ready && c.delay > 0: // it may never be
 		case !c.ready:
-			most = s.shard.window() / 2 // the rest is for those that are about to be ready
+			most = s.window / 2 // the rest is for those that are about to be ready
 		case c != s.quiet && (best == nil || len(c.out) < len(best.out)):
 			best = c
 		}

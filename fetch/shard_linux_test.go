@@ -182,10 +182,9 @@ func TestShardProgramReplaced(t *testing.T) {
 
 	cmd := program(t.Context(), "replaced")
 	cmd.Path = copied
-	out, err := cmd.CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	assert.Equal(t, 2, strings.Count(string(out), "result 200 <nil>"), "%s", out)
-	assert.Contains(t, string(out), "exit status 7; children that ended with this request before: 2")
+	out, _ := output(t, cmd)
+	assert.Equal(t, 2, strings.Count(out, "result 200 <nil>"), "%s", out)
+	assert.Contains(t, out, "exit status 7; children that ended with this request before: 2")
 }
 
 // What the system does not allow is said, with what to do about it.
@@ -195,11 +194,10 @@ func TestShardLimits(t *testing.T) {
 		for n := range 9 {
 			cmd := program(t.Context(), "few files")
 			cmd.Env = append(cmd.Env, fmt.Sprint("N=", n))
-			out, err := cmd.CombinedOutput()
-			require.NoError(t, err, "%s", out)
-			assert.Equal(t, 2, strings.Count(string(out), "result 200 <nil>")+strings.Count(string(out), advice), "%d more: %s", n, out)
+			out, _ := output(t, cmd)
+			assert.Equal(t, 2, strings.Count(out, "result 200 <nil>")+strings.Count(out, advice), "%d more: %s", n, out)
 			if n == 0 {
-				assert.Contains(t, string(out), advice)
+				assert.Contains(t, out, advice)
 			}
 		}
 	})
@@ -210,9 +208,8 @@ func TestShardLimits(t *testing.T) {
 			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 			cmd.Dir = "/"
 		}
-		out, err := cmd.CombinedOutput()
-		require.NoError(t, err, "%s", out)
-		assert.Equal(t, 2, strings.Count(string(out), "shard: no child process: too many processes: lower Shard.Processes or raise ulimit -u"), "%s", out)
+		out, _ := output(t, cmd)
+		assert.Equal(t, 2, strings.Count(out, "shard: no child process: too many processes: lower Shard.Processes or raise ulimit -u"), "%s", out)
 	})
 }
 
@@ -225,10 +222,9 @@ func TestShardMillion(t *testing.T) {
 	peak := func(n int) map[string]int {
 		cmd := program(t.Context(), "memory")
 		cmd.Env = append(cmd.Env, "N="+strconv.Itoa(n))
-		out, err := cmd.Output()
-		require.NoError(t, err)
+		out, _ := output(t, cmd)
 		most := map[string]int{}
-		for line := range strings.Lines(string(out)) {
+		for line := range strings.Lines(out) {
 			if who, kib, ok := strings.Cut(strings.TrimSpace(line), " "); ok && (who == "parent" || who == "child") {
 				n, err := strconv.Atoi(kib)
 				require.NoError(t, err)

@@ -120,6 +120,15 @@ func program(ctx context.Context, name string) *exec.Cmd {
 	return cmd
 }
 
+// output runs cmd, which must end well, and returns what it printed.
+func output(t *testing.T, cmd *exec.Cmd) (stdout, stderr string) {
+	t.Helper()
+	var out, err bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &err
+	require.NoError(t, cmd.Run(), "%s%s", &out, &err)
+	return out.String(), err.String()
+}
+
 // A program that does not call ShardMain is told so, soon, and does not fork without end.
 func TestShardWithoutShardMain(t *testing.T) {
 	for name, long := range map[string]bool{"no ShardMain": false, "no ShardMain in a server": true} {
@@ -127,17 +136,13 @@ func TestShardWithoutShardMain(t *testing.T) {
 			if long && testing.Short() {
 				t.Skip("the handshake takes 5 s to fail")
 			}
-			cmd := program(t.Context(), name)
-			var stderr bytes.Buffer
-			cmd.Stderr = &stderr
-			out, err := cmd.Output()
-			require.NoError(t, err)
-			assert.Contains(t, string(out), "result 0 fetch: http://ok.test/: shard: ")
-			assert.Contains(t, string(out), "call fetch.ShardMain(doer) first thing in main")
-			assert.Equal(t, 1, strings.Count(string(out), "result "))
+			out, stderr := output(t, program(t.Context(), name))
+			assert.Contains(t, out, "result 0 fetch: http://ok.test/: shard: ")
+			assert.Contains(t, out, "call fetch.ShardMain(doer) first thing in main")
+			assert.Equal(t, 1, strings.Count(out, "result "))
 			if !long { // the children are told that they are
-				assert.LessOrEqual(t, strings.Count(stderr.String(), "printed by init"), 3, "children of children")
-				assert.Contains(t, stderr.String(), "this process is itself the child of a Shard")
+				assert.LessOrEqual(t, strings.Count(stderr, "printed by init"), 3, "children of children")
+				assert.Contains(t, stderr, "this process is itself the child of a Shard")
 			}
 		})
 	}
@@ -147,46 +152,36 @@ func TestShardWithoutShardMain(t *testing.T) {
 func TestShardFailsAtFirst(t *testing.T) {
 	cmd := program(t.Context(), "fails at first")
 	cmd.Env = append(cmd.Env, "DIR="+t.TempDir())
-	out, err := cmd.CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	assert.Equal(t, 40, strings.Count(string(out), "result 200 <nil>"), "%s", out)
-	assert.Equal(t, 3, strings.Count(string(out), "started"), "%s", out)
+	out, _ := output(t, cmd)
+	assert.Equal(t, 40, strings.Count(out, "result 200 <nil>"), "%s", out)
+	assert.Equal(t, 3, strings.Count(out, "started"), "%s", out)
 }
 
 // A panic of the strategy in a child is not swallowed with the child.
 func TestShardStrategyPanics(t *testing.T) {
-	cmd := program(t.Context(), "strategy panics")
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	require.NoError(t, err)
-	assert.Contains(t, string(out), "exit status 2")
-	assert.Contains(t, stderr.String(), "panic: of a strategy\n\ngoroutine ")
-	assert.Contains(t, stderr.String(), "panics.Run", "the stack is the panic's")
+	out, stderr := output(t, program(t.Context(), "strategy panics"))
+	assert.Contains(t, out, "exit status 2")
+	assert.Contains(t, stderr, "panic: of a strategy\n\ngoroutine ")
+	assert.Contains(t, stderr, "panics.Run", "the stack is the panic's")
 }
 
 // The children have the arguments that the program was started with.
 func TestShardArgs(t *testing.T) {
 	cmd := program(t.Context(), "args")
 	cmd.Args = append(cmd.Args, "a", "b")
-	out, err := cmd.Output()
-	require.NoError(t, err)
-	assert.Contains(t, string(out), "args b\n", "of the child's os.Args[1:], after the same was cut off")
+	out, _ := output(t, cmd)
+	assert.Contains(t, out, "args b\n", "of the child's os.Args[1:], after the same was cut off")
 }
 
 // Whatever a child prints, and whenever, is no frame, and does not get lost.
 func TestShardPrints(t *testing.T) {
-	cmd := program(t.Context(), "late")
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	require.NoError(t, err)
-	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	out, stderr := output(t, program(t.Context(), "late"))
+	lines := strings.Split(strings.TrimSpace(out), "\n")
 	assert.Len(t, lines, 1+1000+3, "what the parent printed")
-	assert.Equal(t, 3, strings.Count(string(out), "result 200 <nil>"))
-	assert.Equal(t, 1, strings.Count(stderr.String(), "printed by a Doer\n"))
-	assert.Equal(t, 1, strings.Count(stderr.String(), "written to descriptor 1\n"))
-	children := strings.Count(stderr.String(), "printed by init\n")
+	assert.Equal(t, 3, strings.Count(out, "result 200 <nil>"))
+	assert.Equal(t, 1, strings.Count(stderr, "printed by a Doer\n"))
+	assert.Equal(t, 1, strings.Count(stderr, "written to descriptor 1\n"))
+	children := strings.Count(stderr, "printed by init\n")
 	assert.Positive(t, children)
 	assert.LessOrEqual(t, children, 3)
 }
@@ -203,8 +198,7 @@ func TestShardMarkInherited(t *testing.T) {
 		cmd.Env = append(cmd.Env, "FETCHBENCH_SHARD="+mark)
 		cmd.ExtraFiles = []*os.File{r, w}
 		cmd.WaitDelay = time.Second
-		out, err := cmd.Output()
-		require.NoError(t, err, mark)
-		assert.Contains(t, string(out), "this process is itself the child of a Shard", mark)
+		out, _ := output(t, cmd)
+		assert.Contains(t, out, "this process is itself the child of a Shard", mark)
 	}
 }

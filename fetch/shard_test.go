@@ -150,7 +150,6 @@ func (d *inChild) Do(ctx context.Context, r *fetch.Request) fetch.Result {
 	return res
 }
 
-// DoBatch answers each with the number of those that came together.
 // nilError is an error whose methods panic.
 type nilError struct{ text string }
 
@@ -184,6 +183,7 @@ func orderedAhead(ctx context.Context) (most int) {
 	return most
 }
 
+// DoBatch answers each with the number of those that came together.
 func (d *inChild) DoBatch(ctx context.Context, reqs []*fetch.Request, yield func(fetch.Result)) {
 	for _, r := range reqs {
 		res := d.Do(ctx, r)
@@ -920,6 +920,25 @@ func TestShardDeadline(t *testing.T) {
 		require.ErrorIs(t, r.Err, context.DeadlineExceeded)
 	}
 	require.Equal(t, 3, received)
+}
+
+// Of a child that was killed because its Doer did not return, the error says that.
+func TestShardLate(t *testing.T) {
+	var h herd
+	ctx, cancel := context.WithCancel(h.trace(t.Context()))
+	defer cancel()
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1}}
+	for r := range f.Get(ctx, "http://hang.test/", "http://slowpid.test/") {
+		if r.Request.Index == 1 {
+			require.True(t, r.OK(), "%v", r.Err)
+			cancel()
+		} else {
+			require.ErrorIs(t, r.Err, fetch.ErrCanceled)
+		}
+	}
+	h.requireNone(t)
+	require.Len(t, h.gone, 1)
+	require.ErrorContains(t, h.gone[0].Err, "was killed: it did not end within 50ms when it was told to")
 }
 
 // Large results and a slow loop: the children wait, and nothing waits for ever.

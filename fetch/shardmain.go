@@ -15,14 +15,15 @@ import (
 	"time"
 )
 
-// ShardMain has to be called first in the main of a program that uses [Shard], or in the TestMain of
-// its tests: before anything that should happen only once, since the children run
-// all that comes before the call, too. It returns at once, but in a child process it fetches
-// through d, and never returns; deferred calls do not run. d is nil for [DefaultClient].
+// ShardMain has to be called first in the main of a program that uses [Shard], or in the
+// TestMain of its tests: before anything that should happen only once, since the children
+// run all that comes before the call, too. It returns at once, but in a child process it
+// fetches through d, and never returns; deferred calls do not run. d is nil for
+// [DefaultClient].
 //
-// A child has the arguments and the environment of its parent, so d may be made of either; parsing flags
-// for it is what may come before the call. Without the call, the children would run
-// the program once more: they are killed after 5 s, and cannot have children of their own.
+// A child has the arguments and the environment of its parent, so d may be made of either;
+// parsing flags for it is what may come before the call. Without the call, the children would
+// run the program once more: they are killed after 5 s, and cannot have children of their own.
 //
 // A child does not end by an interrupt from the terminal, but leaves that to its parent.
 func ShardMain(d Doer) {

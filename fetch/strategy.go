@@ -10,7 +10,8 @@ import (
 
 // A Strategy decides how many requests are under way at once, and what carries
 // them. The ones in this package are plain data: comparable, printable and
-// encodable by encoding/gob. Their zero values are ready to use; a negative field makes their methods panic.
+// encodable by encoding/gob. Their zero values are ready to use; a negative field makes
+// their methods panic.
 //
 // Its contract, which [fetchbench/fetch/fetchtest.TestStrategy] checks:
 //
@@ -119,17 +120,10 @@ type wakeKey struct{}
 // wakeFrom returns the channel that ends a pause early, or nil. An input whose requests
 // come from elsewhere, and so at any time, puts it into the context: it pauses while it has
 // none, so that results are handed out, and the next request must not have to wait for a result.
+// An input that pauses for a result, as that of [Fetcher.Ordered], takes it out of the context.
 func wakeFrom(ctx context.Context) <-chan struct{} {
 	wake, _ := ctx.Value(wakeKey{}).(chan struct{})
 	return wake
-}
-
-// withoutWake returns ctx without such a channel, for a Doer: a Fetch in it has another input.
-func withoutWake(ctx context.Context) context.Context {
-	if wakeFrom(ctx) == nil {
-		return ctx
-	}
-	return context.WithValue(ctx, wakeKey{}, nil)
 }
 
 // do performs r, or answers in d's place if ctx is done or d panics.

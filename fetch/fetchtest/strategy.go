@@ -31,7 +31,8 @@ const unstated = 4096
 //
 // It needs no network: the Doers are made of memory, and time is testing/synctest's. But
 // a strategy that has requests performed by other processes needs [Remote] there; it is tested
-// over loopback, and in real time. Run it with -race too, since the race detector is the best check of rule 6. Small limits make it quick.
+// over loopback, and in real time. Run it with -race too, since the race detector is the best
+// check of rule 6. Small limits make it quick.
 func TestStrategy(t *testing.T, s fetch.Strategy) {
 	c := &contract{Strategy: s, inFlight: unstated, ahead: 2 * unstated, remote: isRemote(t, s)}
 	if b, ok := s.(fetch.Bounded); ok {
