@@ -2,20 +2,15 @@ package fetch
 
 import (
 	"bytes"
-	"compress/flate"
-	"compress/gzip"
 	"context"
-	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
 	"math"
-	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-cleanhttp"
@@ -30,20 +25,55 @@ var DefaultClient = &Client{}
 // the next request. The zero value is ready. Its methods may be called concurrently;
 // its fields must not change, and it must not be copied, after the first of them.
 //
-// User info in a URL is not sent. A request whose method is idempotent is sent again by
-// net/http itself if a kept connection proves to be closed; Attempts does not count that.
+// It is made for servers that nobody vouches for. What it takes from one is bounded by the
+// limits below. An answer that a server sends unasked does not become that of the next
+// request. What the caller sends to one origin (scheme, host and port), other ones that it
+// redirects to do not get. To keep requests away from the machines around you is up
+// to you: see Allow.
+//
+// net/http itself sends a request again, if its method is idempotent, when a kept connection
+// proves to be closed; Attempts counts that.
 type Client struct {
 	// Timeout bounds one attempt from the first moment to the end of the body, redirects
 	// included. 0 means 30 s; a negative value means no limit but the context's.
 	Timeout time.Duration
+	// IdleRead is how long a server may be silent: from the end of the request to that of the
+	// answer's head, and in the middle of a body. 0 means 15 s; a negative value, no limit.
+	IdleRead time.Duration
+	// MaxHead is the size in bytes of the largest head of an answer that is accepted, informational
+	// ones (1xx) before it included; a larger one is an [ErrTooLarge]. 0 means 256 KiB,
+	// or what Transport has if that is set; a negative value, no limit.
+	MaxHead int64
 	// MaxBody is the size in bytes of the largest body that is accepted, counted after
 	// decompression; a larger one is an [ErrTooLarge]. 0 means 10 MiB; a negative value, no limit.
 	MaxBody int64
+
 	// MaxRedirects is how many redirects are followed for one request; one more is
 	// an [ErrRedirect]. 0 means 10; a negative value means that none is followed, and the
 	// redirect itself is the result. A redirect to another origin (scheme, host or
-	// port) is followed without any of the caller's header fields.
+	// port) is followed without any of the caller's header fields, but with the body if the
+	// status is one that keeps that: 307 and 308, and 301 and 302 for other methods than POST.
 	MaxRedirects int
+	// KeepHeaders names those of the caller's header fields that other origins get too. By default
+	// none; Host is never kept.
+	KeepHeaders []string
+	// AllowDowngrade allows redirects from https to http. By default they are an [ErrRedirect].
+	AllowDowngrade bool
+	// UserInfo sends the user info of a request's URL, as Basic authentication (RFC 7617), if the
+	// request has no Authorization of its own. By default it is not sent. That of a
+	// redirect's Location never is.
+	UserInfo bool
+
+	// Allow decides which addresses are connected to: it returns nil, or why not, which makes the
+	// request fail with an [ErrAddress]. It is asked with the address that a name has been
+	// resolved to, before each connection, so also for redirects; it may be called by several
+	// goroutines at once. [PublicOnly] is one. By default all addresses are allowed.
+	//
+	// With an Allow, a request for which Transport has a proxy fails, since the proxy would connect
+	// to what it likes; so does every request if Transport has a DialTLSContext. If it has a
+	// DialContext that is not that of [NewTransport], Allow is asked after it has connected.
+	Allow func(netip.AddrPort) error
+
 	// Transport makes the connections; the Client uses a clone of it. nil means one of [NewTransport].
 	Transport *http.Transport
 
@@ -60,56 +90,50 @@ func NewTransport() *http.Transport {
 	t := cleanhttp.DefaultPooledTransport()
 	t.MaxIdleConns = 0 // no limit
 	t.MaxIdleConnsPerHost = maxLimit
+	t.DialContext = dialTCP
 	return t
 }
 
 // HTTP returns a [Doer] that performs requests by c.Do, with c's transport, cookies,
 // redirect policy and timeout; nil means [http.DefaultClient]. Of the fields of
-// the [Client] that it returns, Timeout (none, unless set) and MaxBody apply.
+// the [Client] that it returns, Timeout (none, unless set) and MaxBody apply: it is as safe
+// as c is, and no safer.
 //
 // A transport that nobody tuned throws most connections away: see [NewTransport].
 func HTTP(c *http.Client) *Client {
 	if c == nil {
 		c = http.DefaultClient
 	}
-	return &Client{Timeout: -1, http: c}
+	return &Client{Timeout: -1, IdleRead: -1, http: c}
 }
 
 // Do implements [Doer].
 func (c *Client) Do(ctx context.Context, req *Request) Result {
 	res := Result{Request: req}
-	// Its end is what a dial that is no longer needed goes by, so there is always one.
-	var attempt context.Context
-	var cancel context.CancelFunc
-	if d := c.timeout(); d > 0 {
-		attempt, cancel = context.WithTimeout(ctx, d)
-	} else {
-		attempt, cancel = context.WithCancel(ctx)
-	}
-	defer cancel()
-	hreq, err := newHTTPRequest(&hop{Context: attempt, caller: ctx}, req)
+	a := newAttempt(ctx, c.timeout(), c.idleRead())
+	defer a.stop()
+	hreq, err := c.newHTTPRequest(a, req)
 	if err != nil {
 		res.Err = newError(ErrBadURL, req, err)
 		return res
 	}
-	if c.http != nil {
-		hreq.Header = hreq.Header.Clone() // its cookie jar writes to it
-	}
 	res.Attempts = 1
 	begun := time.Now()
-	err = c.exchange(hreq, req, &res)
+	err = c.exchange(a, hreq, &res)
 	res.Duration = time.Since(begun)
-	switch {
-	case err == nil:
-	case ctx.Err() != nil:
+	if err == nil {
+		return res
+	}
+	if expired := a.expired(); expired != nil {
+		err = expired
+	}
+	if ctx.Err() != nil {
 		res.Err = contextError(ctx, req)
-	case attempt.Err() != nil:
-		res.Err = newError(ErrTimeout, req, fmt.Errorf("no whole answer in %v", c.timeout()))
-	default:
-		res.Err = classify(req, err)
-		if KindOf(res.Err) == ErrBadURL {
-			res.Attempts = 0 // net/http refused it before any I/O
-		}
+		return res
+	}
+	res.Err = classify(req, err)
+	if KindOf(res.Err) == ErrBadURL {
+		res.Attempts = 0 // net/http refused it before any I/O
 	}
 	return res
 }
@@ -125,7 +149,11 @@ func (c *Client) CloseIdleConnections() {
 }
 
 // newHTTPRequest checks r and translates it.
-func newHTTPRequest(ctx context.Context, r *Request) (*http.Request, error) {
+func (c *Client) newHTTPRequest(a *attempt, r *Request) (*http.Request, error) {
+	ctx := context.Context(a)
+	if c.http == nil {
+		ctx = newHop(a)
+	}
 	hreq, err := http.NewRequestWithContext(ctx, r.Method, r.URL, nil)
 	if _, ok := errors.AsType[*url.Error](err); ok {
 		return nil, errMalformed
@@ -136,6 +164,7 @@ func newHTTPRequest(ctx context.Context, r *Request) (*http.Request, error) {
 	if err := checkURL(r.URL, hreq.URL); err != nil {
 		return nil, err
 	}
+	user := hreq.URL.User
 	hreq.URL.User = nil
 	escapeSpaces(hreq.URL)
 	if r.Header != nil {
@@ -147,6 +176,13 @@ func newHTTPRequest(ctx context.Context, r *Request) (*http.Request, error) {
 			}
 			hreq.Host = h
 		}
+	}
+	if c.http != nil {
+		hreq.Header = hreq.Header.Clone() // its cookie jar writes to it
+	} else if c.UserInfo && user != nil && hreq.Header.Get("Authorization") == "" {
+		hreq.Header = hreq.Header.Clone()
+		password, _ := user.Password()
+		hreq.SetBasicAuth(user.Username(), password)
 	}
 	setBody(hreq, r.Body)
 	return hreq, nil
@@ -163,7 +199,7 @@ func setBody(hreq *http.Request, body []byte) {
 }
 
 // exchange sends hreq and follows redirects, and puts the answer into res.
-func (c *Client) exchange(hreq *http.Request, req *Request, res *Result) error {
+func (c *Client) exchange(a *attempt, hreq *http.Request, res *Result) error {
 	if c.http != nil {
 		resp, err := c.http.Do(hreq)
 		if err != nil && resp != nil { // only if its redirect policy refused
@@ -173,11 +209,11 @@ func (c *Client) exchange(hreq *http.Request, req *Request, res *Result) error {
 		if err != nil {
 			return err
 		}
-		return c.receive(resp, res)
+		return c.receive(a, resp, res)
 	}
 	c.once.Do(c.init)
 	for hops := 0; hreq != nil; hops++ {
-		next, err := c.send(hreq, req, res, hops)
+		next, err := c.send(a, hreq, res, hops)
 		if err != nil {
 			return err
 		}
@@ -187,75 +223,32 @@ func (c *Client) exchange(hreq *http.Request, req *Request, res *Result) error {
 }
 
 // send sends hreq and puts the answer into res, or returns the request that it redirects to.
-func (c *Client) send(hreq *http.Request, req *Request, res *Result, hops int) (*http.Request, error) {
-	h := hreq.Context().(*hop)
+func (c *Client) send(a *attempt, hreq *http.Request, res *Result, hops int) (*http.Request, error) {
+	h := hreq.Context().Value(hopKey{}).(*hop)
 	c.dialer.enter(h, origin{hreq.URL.Scheme, hreq.URL.Host})
 	defer c.dialer.leave(h)
+	hreq.Close = h.host.distrusted()
+	if hops > 0 {
+		a.busy() // the dial may take a while
+	}
 	resp, err := c.transport.RoundTrip(hreq)
+	if again := h.sent.Load() - 1; again > 0 {
+		res.Attempts += int(again)
+	}
 	if err != nil {
 		res.Status, res.header = 0, nil
 		return nil, err
 	}
-	next, err := c.redirect(hreq, req, resp, hops)
+	if n := resp.Header.Get("Content-Length"); resp.StatusCode == http.StatusNoContent && n != "" && n != "0" {
+		h.host.suspect() // the body that it announces may follow, though a 204 has none
+	}
+	next, err := c.redirect(a, hreq, res.Request, resp, hops)
 	if next == nil && err == nil {
-		return nil, c.receive(resp, res)
+		return nil, c.receive(a, resp, res)
 	}
 	res.Status, res.header = resp.StatusCode, resp.Header
-	drain(resp.Body)
+	drain(resp.Body, a)
 	return next, err
-}
-
-// receive puts resp into res.
-func (c *Client) receive(resp *http.Response, res *Result) (err error) {
-	res.Status, res.header = resp.StatusCode, resp.Header
-	res.Body, err = readBody(resp, c.maxBody())
-	return err
-}
-
-// readBody reads the body to its end, which frees the connection for the next
-// request, or closes it after most bytes, which closes the connection.
-func readBody(resp *http.Response, most int64) ([]byte, error) {
-	defer resp.Body.Close()
-	tooLarge := func() error { return &Error{Kind: ErrTooLarge, Err: fmt.Errorf("more than %d bytes", most)} }
-	n := resp.ContentLength
-	switch {
-	case resp.Request.Method == http.MethodHead, resp.StatusCode == http.StatusNoContent, resp.StatusCode == http.StatusNotModified:
-		n = 0 // it is the length of the body that another answer would have
-	}
-	if most >= 0 && n > most {
-		return nil, tooLarge()
-	}
-	// A length is a claim: up to 1 MiB it is trusted for the size of the buffer.
-	if n >= 0 && n <= 1<<20 {
-		body := make([]byte, n)
-		if _, err := io.ReadFull(resp.Body, body); err != nil {
-			return nil, err
-		}
-		if resp.ProtoMajor > 1 {
-			// The end of an HTTP/2 stream may come in a frame of its own. To close the
-			// body without having seen it would reset the stream.
-			_, _ = io.Copy(io.Discard, resp.Body)
-		}
-		return body, nil
-	}
-	if most < 0 || most == math.MaxInt64 {
-		return io.ReadAll(resp.Body)
-	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, most+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(body)) > most {
-		return nil, tooLarge()
-	}
-	return body, nil
-}
-
-// drain closes a body that nobody wants, after its end if that is near, so that
-// the connection can serve the next request.
-func drain(body io.ReadCloser) {
-	_, _ = io.CopyN(io.Discard, body, 16<<10)
-	body.Close()
 }
 
 func (c *Client) init() {
@@ -269,15 +262,24 @@ func (c *Client) init() {
 			c.transport.ForceAttemptHTTP2 = true
 		}
 	}
-	c.dialer.dial = c.transport.DialContext
-	//lint:ignore SA1019 a caller's transport may have it, and it must not be lost
-	if dial := c.transport.Dial; c.dialer.dial == nil && dial != nil {
-		c.dialer.dial = func(_ context.Context, network, addr string) (net.Conn, error) { return dial(network, addr) }
+	switch {
+	case c.MaxHead < 0:
+		c.transport.MaxResponseHeaderBytes = math.MaxInt64 // net/http takes 0 for 10 MiB
+	case c.MaxHead > 0:
+		c.transport.MaxResponseHeaderBytes = c.MaxHead
+	case c.transport.MaxResponseHeaderBytes == 0:
+		c.transport.MaxResponseHeaderBytes = 256 << 10
 	}
-	if c.dialer.dial == nil {
-		c.dialer.dial = new(net.Dialer).DialContext
+	if proxy := c.transport.Proxy; c.Allow != nil && proxy != nil {
+		c.transport.Proxy = func(r *http.Request) (*url.URL, error) {
+			u, err := proxy(r)
+			if u != nil {
+				return nil, errProxied
+			}
+			return u, err
+		}
 	}
-	c.transport.DialContext = c.dialer.DialContext
+	c.dialer.init(c)
 }
 
 func (c *Client) timeout() time.Duration {
@@ -287,85 +289,16 @@ func (c *Client) timeout() time.Duration {
 	return c.Timeout
 }
 
+func (c *Client) idleRead() time.Duration {
+	if c.IdleRead == 0 {
+		return 15 * time.Second
+	}
+	return c.IdleRead
+}
+
 func (c *Client) maxBody() int64 {
 	if c.MaxBody == 0 {
 		return 10 << 20
 	}
 	return c.MaxBody
-}
-
-// classify returns err, which net/http gave for r, as an *Error.
-func classify(r *Request, err error) *Error {
-	// http.Client wraps every error in one that shows the whole URL.
-	if ue, ok := errors.AsType[*url.Error](err); ok {
-		err = ue.Err
-	}
-	if e, ok := errors.AsType[*Error](err); ok { // from exchange itself
-		return newError(e.Kind, r, e.Err)
-	}
-	if advice := localLimit(err); advice != "" {
-		return newError(ErrDial, r, fmt.Errorf("%s: %w", advice, err))
-	}
-	kind := kindOf(err)
-	if field, ok := strings.CutPrefix(err.Error(), "net/http: invalid header field value for "); ok {
-		// The field's name is valid, so it may be shown.
-		err = errors.New("invalid header field value for " + shorten(strings.Trim(field, `"`), 64))
-	}
-	return newError(kind, r, err)
-}
-
-// localLimit tells what to do if err is this machine's fault and not the URL's, or "".
-func localLimit(err error) string {
-	switch {
-	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
-		return "too many open files: lower the strategy's limit or raise ulimit -n"
-	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return "no free local port: lower the strategy's limit, or let connections be reused"
-	}
-	return ""
-}
-
-// kindOf finds the kind of an error of net/http and what is below it.
-func kindOf(err error) Kind {
-	_, dns := errors.AsType[*net.DNSError](err)
-	netErr, isNet := errors.AsType[net.Error](err)
-	opErr, isOp := errors.AsType[*net.OpError](err)
-	text, _, _ := strings.Cut(err.Error(), `"`) // what is quoted is the server's
-	switch {
-	case dns:
-		return ErrDNS
-	case isNet && netErr.Timeout(), errors.Is(err, context.DeadlineExceeded):
-		return ErrTimeout
-	case isTLS(err), strings.Contains(text, "tls: "), strings.Contains(text, "HTTP response to HTTPS"):
-		return ErrTLS
-	case isOp && (opErr.Op == "dial" || opErr.Op == "proxyconnect"):
-		return ErrDial
-	case errors.Is(err, io.ErrUnexpectedEOF):
-		return ErrTruncated
-	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE),
-		strings.Contains(text, "server closed"):
-		return ErrReset
-	case errors.Is(err, gzip.ErrHeader), errors.Is(err, gzip.ErrChecksum), isFlate(err):
-		return ErrDecode
-	case strings.HasPrefix(text, "net/http: invalid header field"), strings.HasPrefix(text, "http: invalid Host header"):
-		return ErrBadURL
-	case strings.HasPrefix(text, "stopped after"), // http.Client's redirects
-		strings.HasPrefix(text, "failed to parse Location"),
-		strings.HasPrefix(text, "unsupported protocol scheme"),
-		strings.HasPrefix(text, "http: no Host in request URL"):
-		return ErrRedirect
-	}
-	return ErrProtocol
-}
-
-func isTLS(err error) bool {
-	_, cert := errors.AsType[*tls.CertificateVerificationError](err)
-	_, record := errors.AsType[tls.RecordHeaderError](err)
-	_, alert := errors.AsType[tls.AlertError](err)
-	return cert || record || alert
-}
-
-func isFlate(err error) bool {
-	_, corrupt := errors.AsType[flate.CorruptInputError](err)
-	return corrupt
 }

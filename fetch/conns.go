@@ -3,6 +3,8 @@ package fetch
 import (
 	"context"
 	"net"
+	"net/http/httptrace"
+	"net/netip"
 	"net/url"
 	"sync"
 	"sync/atomic"
@@ -25,7 +27,10 @@ import (
 // that fails (a connection that is stuck, or that net/http thinks fit for some other request
 // only) the dial goes on after patience. Connections to a proxy are not counted.
 type dialer struct {
-	dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	dial      dialFunc
+	allow     func(netip.AddrPort) error // may be nil
+	patience  time.Duration              // with what this machine lacks
+	closeIdle func()
 
 	mu    sync.Mutex
 	hosts map[origin]*hostConns // those with requests or connections
@@ -42,24 +47,34 @@ type origin struct{ scheme, host string }
 type hostConns struct {
 	origin          origin
 	requests, conns int
+	distrust        atomic.Int64  // until when, in Unix nanoseconds; 0: it was not caught
 	changed         chan struct{} // if not nil, closed when one of the numbers lets a dial go on
 }
 
 // A hop is the context of one HTTP request. It leads the dialer from the context of
 // a dial, which net/http detaches from the request's, back to the request.
 type hop struct {
-	context.Context                 // of the attempt: it ends with it
-	caller          context.Context // the one that the Client was given
-	host            *hostConns      // set by enter
+	*attempt
+	host  *hostConns   // set by enter
+	sent  atomic.Int32 // how often net/http has sent it
+	trace httptrace.ClientTrace
 }
 
 type hopKey struct{}
+
+// newHop returns the context of a hop of a.
+func newHop(a *attempt) context.Context {
+	h := &hop{attempt: a}
+	h.trace.GotConn = h.gotConn
+	h.trace.WroteRequest = func(httptrace.WroteRequestInfo) { a.listen() }
+	return httptrace.WithClientTrace(h, &h.trace)
+}
 
 func (h *hop) Value(key any) any {
 	if key == (hopKey{}) {
 		return h
 	}
-	return h.Context.Value(key)
+	return h.attempt.Value(key)
 }
 
 // enter counts a request to o in. It has to leave again.
@@ -101,7 +116,7 @@ func (d *dialer) count(h *hostConns, requests, conns int) {
 func (d *dialer) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
 	h, ok := ctx.Value(hopKey{}).(*hop)
 	if !ok {
-		return d.dial(ctx, network, addr)
+		return d.open(ctx, network, addr)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -114,7 +129,7 @@ func (d *dialer) DialContext(ctx context.Context, network, addr string) (net.Con
 		release = sync.OnceFunc(func() { d.release(host) })
 	}
 	unwatch := watch(h, cancel)
-	conn, err := d.dial(ctx, network, addr)
+	conn, err := d.open(ctx, network, addr)
 	unwatch()
 	if err != nil {
 		release()
@@ -125,14 +140,15 @@ func (d *dialer) DialContext(ctx context.Context, network, addr string) (net.Con
 		// What net/http does next does not end with its request either: the handshake.
 		unwatch = watch(h, func() { conn.Close(); release() })
 	}
-	return &countedConn{Conn: conn, release: release, unwatch: unwatch}, nil
+	guarded := &guardedConn{Conn: conn, peek: pending(conn)}
+	return &countedConn{Conn: guarded, guarded: guarded, release: release, unwatch: unwatch}, nil
 }
 
 // watch calls f when h times out or its caller's context is done, unless unwatch is called before.
 func watch(h *hop, f func()) (unwatch func()) {
 	stopCaller := context.AfterFunc(h.caller, f)
 	stopTimeout := context.AfterFunc(h, func() {
-		if h.Err() == context.DeadlineExceeded {
+		if h.expired() != nil {
 			f()
 		}
 	})
@@ -190,6 +206,7 @@ func (d *dialer) release(h *hostConns) {
 // A countedConn tells its dialer when it is closed, and is watched until the first byte comes.
 type countedConn struct {
 	net.Conn
+	guarded *guardedConn // the same
 	release func()
 	unwatch func()
 	heard   atomic.Bool

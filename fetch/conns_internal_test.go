@@ -18,13 +18,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// hostsOf returns a copy of what c's dialer knows of each host.
-func hostsOf(c *Client) map[string]hostConns {
+type numbers struct{ requests, conns int }
+
+// hostsOf returns what c's dialer counts for each host.
+func hostsOf(c *Client) map[string]numbers {
 	c.dialer.mu.Lock()
 	defer c.dialer.mu.Unlock()
-	hosts := make(map[string]hostConns)
+	hosts := make(map[string]numbers)
 	for o, h := range c.dialer.hosts {
-		hosts[o.scheme+"://"+o.host] = *h
+		hosts[o.scheme+"://"+o.host] = numbers{h.requests, h.conns}
 	}
 	return hosts
 }
@@ -111,12 +113,14 @@ func toNobody(context.Context, string, string) (net.Conn, error) {
 	return conn, nil
 }
 
+func hopOf(ctx context.Context) *hop { return &hop{attempt: newAttempt(ctx, 0, 0)} }
+
 // With one request under way there is never a second connection on order: its dial
 // waits for a while until there is room, or until it is wanted no more.
 func TestDialerWaitsForItsTurn(t *testing.T) {
 	d := &dialer{dial: toNobody}
 	host := origin{"http", "a.invalid"}
-	first := &hop{Context: t.Context(), caller: t.Context()}
+	first := hopOf(t.Context())
 	d.enter(first, host)
 	ctx := context.WithValue(context.Background(), hopKey{}, first)
 	dial := func() net.Conn {
@@ -147,7 +151,7 @@ func TestDialerWaitsForItsTurn(t *testing.T) {
 	require.NotNil(t, conn, "a connection has been closed")
 
 	next = waiting()
-	second := &hop{Context: t.Context(), caller: t.Context()}
+	second := hopOf(t.Context())
 	d.enter(second, host)
 	surplus := <-next
 	require.NotNil(t, surplus, "a request has come")
@@ -158,7 +162,9 @@ func TestDialerWaitsForItsTurn(t *testing.T) {
 	end()
 	_, err := d.DialContext(context.WithValue(ended, hopKey{}, first), "tcp", "a.invalid:80")
 	assert.ErrorIs(t, err, context.Canceled, "the transport gave the dial up")
-	late := &hop{Context: ended, caller: t.Context(), host: first.host}
+	late := hopOf(t.Context())
+	late.host = first.host
+	late.stop()
 	_, err = d.DialContext(context.WithValue(context.Background(), hopKey{}, late), "tcp", "a.invalid:80")
 	assert.ErrorIs(t, err, context.Canceled, "its request has ended")
 
@@ -171,7 +177,7 @@ func TestDialerWaitsForItsTurn(t *testing.T) {
 func TestDialerLosesPatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &dialer{dial: toNobody}
-		h := &hop{Context: t.Context(), caller: t.Context()}
+		h := hopOf(t.Context())
 		d.enter(h, origin{"http", "a.invalid"})
 		ctx := context.WithValue(context.Background(), hopKey{}, h)
 		begun := time.Now()

@@ -23,10 +23,12 @@ const (
 	ErrDNS Kind = "DNS"
 	// ErrDial: no connection could be made.
 	ErrDial Kind = "dial"
+	// ErrAddress: the client's Allow refuses the address.
+	ErrAddress Kind = "address refused"
 	// ErrTLS: the TLS handshake failed, the server's certificate included.
 	ErrTLS Kind = "TLS"
-	// ErrTimeout: the attempt took longer than its limit, or the caller's context
-	// reached its deadline. Such an error is a [context.DeadlineExceeded] too.
+	// ErrTimeout: the attempt took longer than its limit, the server was silent for too long, or
+	// the caller's context reached its deadline. Such an error is a [context.DeadlineExceeded] too.
 	ErrTimeout Kind = "timeout"
 	// ErrReset: the server closed the connection where an answer was due.
 	ErrReset Kind = "connection reset"
@@ -34,12 +36,13 @@ const (
 	ErrProtocol Kind = "protocol"
 	// ErrTruncated: the connection ended before the answer did.
 	ErrTruncated Kind = "truncated"
-	// ErrTooLarge: the body, decoded, is larger than the client's MaxBody.
+	// ErrTooLarge: the body, decoded, is larger than the client's MaxBody, or the answer's
+	// head than its MaxHead.
 	ErrTooLarge Kind = "too large"
 	// ErrDecode: the body is not what its Content-Encoding says, or, from
 	// [Result.Decode], not the JSON that was asked for.
 	ErrDecode Kind = "decode"
-	// ErrRedirect: the server redirects too often, or to what is not an http URL.
+	// ErrRedirect: the server redirects too often, from https to http, or to what is not an http URL.
 	ErrRedirect Kind = "redirect"
 	// ErrCanceled: the caller's context was canceled before the answer was whole.
 	// Such an error is a [context.Canceled] too.

@@ -164,9 +164,9 @@ func answers(body []byte, pairs ...string) http.HandlerFunc {
 	}
 }
 
-type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
-
-func dialedBy(dial dialFunc) *http.Transport { return &http.Transport{DialContext: dial} }
+func dialedBy(dial func(ctx context.Context, network, addr string) (net.Conn, error)) *http.Transport {
+	return &http.Transport{DialContext: dial}
+}
 
 func failing(err error) *http.Transport {
 	return dialedBy(func(context.Context, string, string) (net.Conn, error) { return nil, err })
@@ -216,11 +216,11 @@ func TestClientFailures(t *testing.T) {
 			kind:      fetch.ErrDial, text: "connection refused", cause: syscall.ECONNREFUSED},
 		// These are not the URL's fault, and the user can do something about them.
 		{name: "files of the process", server: nowhere, transport: socketError(syscall.EMFILE),
-			kind: fetch.ErrDial, text: "lower the strategy's limit or raise ulimit -n", cause: syscall.EMFILE},
+			timeout: 100 * time.Millisecond, kind: fetch.ErrDial, text: "lower the strategy's limit or raise ulimit -n", cause: syscall.EMFILE},
 		{name: "files of the machine", server: nowhere, transport: socketError(syscall.ENFILE),
-			kind: fetch.ErrDial, text: "lower the strategy's limit or raise ulimit -n", cause: syscall.ENFILE},
+			timeout: 100 * time.Millisecond, kind: fetch.ErrDial, text: "lower the strategy's limit or raise ulimit -n", cause: syscall.ENFILE},
 		{name: "ports", server: nowhere, transport: socketError(syscall.EADDRNOTAVAIL),
-			kind: fetch.ErrDial, text: "no free local port: lower the strategy's limit, or let connections be reused", cause: syscall.EADDRNOTAVAIL},
+			timeout: 100 * time.Millisecond, kind: fetch.ErrDial, text: "no free local port: lower the strategy's limit, or let connections be reused", cause: syscall.EADDRNOTAVAIL},
 
 		{name: "certificate of nobody known", server: func(t *testing.T) string { return serveTLS(t, http.NotFoundHandler()).URL },
 			kind: fetch.ErrTLS, text: "certificate"},
@@ -263,7 +263,7 @@ func TestClientFailures(t *testing.T) {
 		{name: "head without end", server: raw(func(conn *net.TCPConn, _ *http.Request) {
 			io.WriteString(conn, "HTTP/1.1 200 OK\r\nX: "+strings.Repeat("x", 100<<10))
 			io.Copy(io.Discard, conn)
-		}), transport: &http.Transport{MaxResponseHeaderBytes: 1000}, kind: fetch.ErrProtocol},
+		}), transport: &http.Transport{MaxResponseHeaderBytes: 1000}, kind: fetch.ErrTooLarge},
 		// What a server says is not taken for an error of ours.
 		{name: "says tls", server: raw(sends("tls: no " + secret + "\r\n\r\n")), kind: fetch.ErrProtocol},
 		{name: "says server closed", server: raw(sends("server closed " + secret + "\r\n\r\n")), kind: fetch.ErrProtocol},

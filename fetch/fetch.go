@@ -37,6 +37,9 @@ type Result struct {
 	// Err is nil if a whole response came, whatever its status: see [Result.OK].
 	// The engines of this module return an [*Error], strategies also a [*PanicError].
 	Err error
+	// Unverified is set if nothing told where the body ends but the end of the connection
+	// (RFC 9112 §8), so that a part of it may be missing.
+	Unverified bool
 	// Attempts counts the requests sent, retries included. A child of a [Shard] that ended
 	// without an answer counts as one, whether it had sent the request or not.
 	Attempts int

@@ -193,6 +193,7 @@ func appendResult(b []byte, id uint64, r *Result) []byte {
 	b = appendInt(b, r.Status)
 	b = appendInt(b, r.Attempts)
 	b = appendInt(b, int(r.Duration))
+	b = appendBool(b, r.Unverified)
 	b = appendError(b, r.Err, 0)
 	// The header's length goes before it, so that it can be parsed when it is asked for.
 	var scratch [512]byte
@@ -203,7 +204,7 @@ func appendResult(b []byte, id uint64, r *Result) []byte {
 func decodeResult(payload []byte) (id uint64, r Result, err error) {
 	f := fields{rest: payload}
 	id = f.uint()
-	r = Result{Status: f.int(), Attempts: f.int(), Duration: time.Duration(f.int()), Err: f.error(0)}
+	r = Result{Status: f.int(), Attempts: f.int(), Duration: time.Duration(f.int()), Unverified: f.uint() == 1, Err: f.error(0)}
 	if header := f.bytes(); len(header) > 0 && header[0] != 0 { // else it is nil
 		r.parse = func() http.Header {
 			f := fields{rest: header}

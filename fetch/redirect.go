@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
 )
 
 // redirect returns the request that resp, the answer to hreq, asks for; nil if
@@ -12,7 +14,7 @@ import (
 //
 // The rules are those of RFC 9110 §15.4 as browsers keep them: 307 and 308 repeat the
 // request; 303 turns every method but HEAD into GET, 301 and 302 only POST.
-func (c *Client) redirect(hreq *http.Request, req *Request, resp *http.Response, hops int) (*http.Request, error) {
+func (c *Client) redirect(a *attempt, hreq *http.Request, req *Request, resp *http.Response, hops int) (*http.Request, error) {
 	repeat := false
 	switch resp.StatusCode {
 	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther:
@@ -21,9 +23,13 @@ func (c *Client) redirect(hreq *http.Request, req *Request, resp *http.Response,
 	default:
 		return nil, nil
 	}
-	location := resp.Header.Get("Location")
-	if c.MaxRedirects < 0 || location == "" {
+	locations := resp.Header["Location"]
+	if c.MaxRedirects < 0 || len(locations) == 0 || locations[0] == "" {
 		return nil, nil
+	}
+	location := locations[0]
+	if slices.ContainsFunc(locations, func(l string) bool { return l != location }) {
+		return nil, &Error{Kind: ErrRedirect, Err: errors.New("two different Locations")}
 	}
 	if most := c.maxRedirects(); hops >= most {
 		return nil, &Error{Kind: ErrRedirect, Err: fmt.Errorf("more than %d redirects", most)}
@@ -36,6 +42,9 @@ func (c *Client) redirect(hreq *http.Request, req *Request, resp *http.Response,
 	if err := checkURL(u.String(), u); err != nil {
 		return nil, &Error{Kind: ErrRedirect, Err: fmt.Errorf("its Location: %w", err)}
 	}
+	if hreq.URL.Scheme == "https" && u.Scheme == "http" && !c.AllowDowngrade {
+		return nil, &Error{Kind: ErrRedirect, Err: errors.New("from https to http: set AllowDowngrade if that may be")}
+	}
 	u.User = nil
 	escapeSpaces(u)
 
@@ -47,22 +56,39 @@ func (c *Client) redirect(hreq *http.Request, req *Request, resp *http.Response,
 	default:
 		repeat = true
 	}
-	h := hreq.Context().(*hop)
-	next, err := http.NewRequestWithContext(&hop{Context: h.Context, caller: h.caller}, method, "", nil)
+	next, err := http.NewRequestWithContext(newHop(a), method, "", nil)
 	if err != nil {
 		return nil, err // not reached: the method is hreq's, or GET
 	}
 	next.URL, next.Host = u, u.Host
-	if hreq.URL.Scheme == u.Scheme && hreq.URL.Host == u.Host {
+	if sameOrigin(hreq.URL, u) {
 		next.Header, next.Host = hreq.Header, hreq.Host
-		if !repeat && len(req.Body) > 0 {
-			next.Header = withoutBodyFields(hreq.Header)
-		}
+	} else {
+		c.keep(next.Header, req.Header)
+	}
+	if !repeat && len(req.Body) > 0 {
+		next.Header = withoutBodyFields(next.Header)
 	}
 	if repeat && hreq.Body != nil {
 		setBody(next, req.Body)
 	}
 	return next, nil
+}
+
+// sameOrigin reports whether a and b have the same scheme, host and port (RFC 6454 §4).
+func sameOrigin(a, b *url.URL) bool {
+	return a.Scheme == b.Scheme &&
+		strings.EqualFold(origin{a.Scheme, a.Host}.addr(), origin{b.Scheme, b.Host}.addr())
+}
+
+// keep adds to h those of the caller's header fields that every origin may have.
+func (c *Client) keep(h, callers http.Header) {
+	for _, field := range c.KeepHeaders {
+		field = http.CanonicalHeaderKey(field)
+		if values := callers[field]; values != nil && field != "Host" {
+			h[field] = values
+		}
+	}
 }
 
 // withoutBodyFields returns h less the fields that describe a body.

@@ -104,7 +104,7 @@ func FuzzURL(f *testing.F) {
 			assert.NotContains(t, safeURL("http://user:"+url.QueryEscape(raw)+"@a.invalid/?"+secret+raw), secret, "a query")
 		}
 
-		hreq, err := newHTTPRequest(context.Background(), &Request{URL: raw})
+		hreq, err := DefaultClient.newHTTPRequest(newAttempt(context.Background(), 0, 0), &Request{URL: raw})
 		if err != nil {
 			text := newError(ErrBadURL, &Request{URL: raw}, err).Error()
 			assert.Equal(t, "fetch: "+strings.TrimPrefix(shown+": ", ": ")+"bad URL: "+err.Error(), text)

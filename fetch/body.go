@@ -1,0 +1,112 @@
+package fetch
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+)
+
+// receive puts resp into res, and frees its connection for the next request or closes it.
+func (c *Client) receive(a *attempt, resp *http.Response, res *Result) (err error) {
+	defer resp.Body.Close()
+	res.Status, res.header = resp.StatusCode, resp.Header
+	if resp.StatusCode < 100 {
+		return &Error{Kind: ErrProtocol, Err: errors.New("the status is not a number from 100 to 999")}
+	}
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		return &Error{Kind: ErrProtocol, Err: errors.New("the server switched protocols unasked")}
+	}
+	res.Body, err = readBody(resp, quietReader{resp.Body, a}, c.maxBody())
+	if err != nil {
+		return err
+	}
+	// Over TLS the end of the connection is signed; and a gzip stream tells where it ends.
+	res.Unverified = resp.ContentLength < 0 && len(resp.TransferEncoding) == 0 &&
+		resp.ProtoMajor == 1 && resp.TLS == nil && !resp.Uncompressed && hasBody(resp)
+	return nil
+}
+
+// hasBody reports whether resp is one of those that have a body (RFC 9112 §6.3).
+func hasBody(resp *http.Response) bool {
+	return resp.Request.Method != http.MethodHead &&
+		resp.StatusCode != http.StatusNoContent && resp.StatusCode != http.StatusNotModified
+}
+
+// readBody reads resp's body to its end, or a little more than most bytes of it.
+func readBody(resp *http.Response, body io.Reader, most int64) ([]byte, error) {
+	n := resp.ContentLength
+	if !hasBody(resp) {
+		n = 0 // it is the length of the body that another answer would have
+	}
+	if most >= 0 && n > most {
+		return nil, errTooLarge(most)
+	}
+	// A length is a claim: up to 1 MiB it is trusted for the size of the buffer.
+	if n >= 0 && n <= 1<<20 {
+		b := make([]byte, n)
+		if _, err := io.ReadFull(body, b); err != nil {
+			return nil, err
+		}
+		if resp.ProtoMajor > 1 {
+			// The end of an HTTP/2 stream may come in a frame of its own. To close the
+			// body without having seen it would reset the stream.
+			_, _ = io.Copy(io.Discard, body)
+		}
+		return b, nil
+	}
+	return readAll(body, most)
+}
+
+func errTooLarge(most int64) error {
+	return &Error{Kind: ErrTooLarge, Err: fmt.Errorf("more than %d bytes", most)}
+}
+
+const chunkSize = 32 << 10
+
+// chunks are what readAll reads into. They are used again, so that many large bodies at
+// once, all refused in the end, take the memory of what has been read and no more.
+var chunks = sync.Pool{New: func() any { return new([chunkSize]byte) }}
+
+// readAll reads r to its end, or to more than most bytes if that is not negative.
+func readAll(r io.Reader, most int64) ([]byte, error) {
+	var full []*[chunkSize]byte
+	last, n := chunks.Get().(*[chunkSize]byte), 0
+	defer func() {
+		for _, c := range append(full, last) {
+			chunks.Put(c)
+		}
+	}()
+	for {
+		if n == chunkSize {
+			full = append(full, last)
+			last, n = chunks.Get().(*[chunkSize]byte), 0
+		}
+		m, err := r.Read(last[n:])
+		n += m
+		size := len(full)*chunkSize + n
+		if most >= 0 && int64(size) > most {
+			return nil, errTooLarge(most)
+		}
+		if err == io.EOF {
+			body := bytes.NewBuffer(make([]byte, 0, size))
+			for _, c := range full {
+				body.Write(c[:])
+			}
+			body.Write(last[:n])
+			return body.Bytes(), nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// drain closes a body that nobody wants, after its end if that is near, so that
+// the connection can serve the next request.
+func drain(body io.ReadCloser, a *attempt) {
+	_, _ = io.CopyN(io.Discard, quietReader{body, a}, 16<<10)
+	body.Close()
+}
