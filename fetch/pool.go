@@ -8,7 +8,8 @@ import (
 )
 
 // Pool fetches with a fixed set of goroutines that take requests from one queue.
-// It is the default: the least work per URL, and stacks that are grown once.
+// It is the default: the least work per URL, and stacks that are grown once. While a
+// request only waits, in a [Retry] or a [PerHost], another takes its place.
 type Pool struct {
 	// Workers is the number of goroutines, and so of requests under way. 0 means 64.
 	Workers int
@@ -30,18 +31,39 @@ func (p Pool) Run(ctx context.Context, d Doer, reqs iter.Seq[*Request]) iter.Seq
 		defer close(queue)
 		defer cancel()
 
+		// A worker whose request only waits for something starts another one in its stead,
+		// and comes back when one of them leaves.
 		var work func()
+		back := make(chan struct{})
+		doing := withPlace(ctx, &place{
+			give: func() { running.Go(work) },
+			take: func() {
+				// There are as many others as there were workers before it gave its place, until
+				// the run ends. Each gets to its select, or gives its place as well.
+				select {
+				case back <- struct{}{}:
+				case <-ctx.Done():
+				}
+			},
+		})
 		work = func() {
-			exhausted := false
+			done := false
 			defer func() {
-				if !exhausted { // the Doer called runtime.Goexit
+				if !done { // the Doer called runtime.Goexit
 					running.Go(work)
 				}
 			}()
-			for r := range queue {
-				answer(ctx, d, r, results)
+			for !done {
+				select {
+				case r, ok := <-queue:
+					if ok {
+						answer(doing, d, r, results)
+					}
+					done = !ok
+				case <-back:
+					done = true
+				}
 			}
-			exhausted = true
 		}
 		started := 0
 		start := func(r *Request) {

@@ -8,7 +8,8 @@ import (
 )
 
 // Semaphore fetches each URL on a goroutine of its own, at most Limit at once:
-// what asyncio does with a task for each URL, and errgroup with SetLimit.
+// what asyncio does with a task for each URL, and errgroup with SetLimit. While a request
+// only waits, in a [Retry] or a [PerHost], another takes its place.
 type Semaphore struct {
 	// Limit is how many requests are under way at the most. 0 means 64.
 	Limit int
@@ -17,7 +18,7 @@ type Semaphore struct {
 // Run implements [Strategy].
 func (s Semaphore) Run(ctx context.Context, d Doer, reqs iter.Seq[*Request]) iter.Seq[Result] {
 	limit, ahead := s.Bounds()
-	return perURL(ctx, d, reqs, limit, ahead, answer)
+	return perURL(ctx, d, reqs, limit, ahead, true, answer)
 }
 
 // Bounds implements [Bounded].
@@ -31,8 +32,9 @@ func (s Semaphore) String() string {
 	return fmt.Sprintf("semaphore(%d)", n)
 }
 
-// perURL runs answer on a fresh goroutine for each request, at most limit at once.
-func perURL(ctx context.Context, d Doer, reqs iter.Seq[*Request], limit, ahead int, answer func(context.Context, Doer, *Request, chan<- Result)) iter.Seq[Result] {
+// perURL runs answer on a fresh goroutine for each request, at most limit at once. If places
+// is set, a request that only waits is not counted.
+func perURL(ctx context.Context, d Doer, reqs iter.Seq[*Request], limit, ahead int, places bool, answer func(context.Context, Doer, *Request, chan<- Result)) iter.Seq[Result] {
 	return func(yield func(Result) bool) {
 		ctx, cancel := context.WithCancel(ctx)
 		tokens := make(chan struct{}, limit)
@@ -42,13 +44,19 @@ func perURL(ctx context.Context, d Doer, reqs iter.Seq[*Request], limit, ahead i
 		defer running.Wait()
 		defer cancel()
 
+		// Both block until one of the goroutines is done, or waits. They always get there,
+		// since their sends do not block, and soon after ctx is done, since the Doer returns.
+		take := func() { tokens <- struct{}{} }
+		give := func() { <-tokens }
+		doing := withPlace(ctx, nil)
+		if places {
+			doing = withPlace(ctx, &place{give, take})
+		}
 		start := func(r *Request) {
-			// Blocks until one of the goroutines is done. They always get there, since
-			// their sends do not block, and soon after ctx is done, since the Doer returns.
-			tokens <- struct{}{}
+			take()
 			running.Go(func() {
-				defer func() { <-tokens }()
-				answer(ctx, d, r, results)
+				defer give()
+				answer(doing, d, r, results)
 			})
 		}
 		flow(ctx, ahead, reqs, start, results, yield)
