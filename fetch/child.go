@@ -173,6 +173,8 @@ func (c *child) read(from io.Reader, begun time.Time) error {
 			e.id, e.result, err = decodeResult(payload)
 		case frameBatch:
 			e.batch, err = decodeBatch(payload)
+		case frameRetry:
+			e.retry, err = decodeRetry(payload)
 		case frameBeat:
 		default:
 			err = errFrame

@@ -130,6 +130,12 @@ func (e *PanicError) Unwrap() error {
 	return &Error{Kind: ErrPanic, URL: e.URL, Err: cause}
 }
 
+// An unsentError is the cause of the error of a request that a Doer did not send, for
+// reasons of its own: it says nothing about the host.
+type unsentError struct{ error }
+
+func (e unsentError) Unwrap() error { return e.error }
+
 // newError returns an *Error for r.
 func newError(k Kind, r *Request, cause error) *Error {
 	e := &Error{Kind: k, Err: cause}

@@ -21,7 +21,7 @@ import (
 // and four bytes each for the payload's length and its CRC-32C, since something else may write to
 // the same descriptor) and a payload of fields one after another. Numbers are varints, strings
 // have their length before them. To the child goes one hello, then requests until the pipe is
-// closed; from it comes one ready, then results, batches and beats until its process ends.
+// closed; from it comes one ready, then results, events and beats until its process ends.
 type frameType byte
 
 const (
@@ -30,6 +30,7 @@ const (
 	frameRequest                      // see appendRequest
 	frameResult                       // see appendResult
 	frameBatch                        // a BatchInfo: see appendBatch
+	frameRetry                        // a RetryInfo: see appendRetry
 	frameBeat                         // empty: the child is alive
 )
 
@@ -230,6 +231,24 @@ func decodeBatch(payload []byte) (BatchInfo, error) {
 	info := BatchInfo{Number: f.int(), Size: f.int(), Failed: f.int(), Duration: time.Duration(f.int())}
 	if f.bad {
 		return BatchInfo{}, errFrame
+	}
+	return info, nil
+}
+
+func appendRetry(b []byte, info RetryInfo) []byte {
+	b = appendInt(b, info.Index)
+	b = appendString(b, info.URL)
+	b = appendInt(b, info.Attempts)
+	b = appendInt(b, info.Status)
+	b = appendInt(b, int(info.Wait))
+	return appendError(b, info.Err, 0)
+}
+
+func decodeRetry(payload []byte) (RetryInfo, error) {
+	f := fields{rest: payload}
+	info := RetryInfo{Index: f.int(), URL: f.string(), Attempts: f.int(), Status: f.int(), Wait: time.Duration(f.int()), Err: f.error(0)}
+	if f.bad {
+		return RetryInfo{}, errFrame
 	}
 	return info, nil
 }

@@ -34,11 +34,13 @@ func (c *Client) redirect(a *attempt, hreq *http.Request, req *Request, resp *ht
 	if most := c.maxRedirects(); hops >= most {
 		return nil, &Error{Kind: ErrRedirect, Err: fmt.Errorf("more than %d redirects", most)}
 	}
-	ref, err := url.Parse(location)
+	u, err := hreq.URL.Parse(location)
+	if err == nil {
+		u, err = url.Parse(u.String()) // which is stricter about a host once it knows the scheme
+	}
 	if err != nil {
 		return nil, &Error{Kind: ErrRedirect, Err: errors.New("malformed Location")}
 	}
-	u := hreq.URL.ResolveReference(ref)
 	if err := checkURL(u.String(), u); err != nil {
 		return nil, &Error{Kind: ErrRedirect, Err: fmt.Errorf("its Location: %w", err)}
 	}

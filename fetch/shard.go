@@ -209,6 +209,7 @@ type shardEvent struct {
 	id     uint64    // of the task that a result is for
 	result Result
 	batch  BatchInfo
+	retry  RetryInfo
 	err    error // why it is gone
 }
 
@@ -380,6 +381,9 @@ func (s *supervisor) handle(e shardEvent) {
 	case frameBatch:
 		e.batch.Shard = c.shard
 		s.trace.batchDone(e.batch)
+	case frameRetry:
+		e.retry.Shard = c.shard
+		s.trace.retrying(e.retry)
 	case shardGone:
 		s.gone(c, e.err)
 	}

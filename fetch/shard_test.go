@@ -82,6 +82,9 @@ func (d *inChild) Do(ctx context.Context, r *fetch.Request) fetch.Result {
 		panic((*nilError)(nil))
 	case "args":
 		res.Body = []byte(strings.Join(os.Args[1:], " "))
+	case "retry":
+		bad := fetch.DoerFunc(func(context.Context, *fetch.Request) fetch.Result { return fetch.Result{Status: 503, Attempts: 1} })
+		return (&fetch.Retry{Doer: bad, Attempts: 2, Backoff: 1}).Do(ctx, r)
 	case "ordered":
 		res.Body = []byte(strconv.Itoa(orderedAhead(ctx)))
 	case "once": // crashes the first time only
@@ -979,4 +982,24 @@ func TestShardInShard(t *testing.T) {
 	assert.PanicsWithValue(t, "fetch: Pool.Workers is -1", func() {
 		fetch.Shard{Each: fetch.Pool{Workers: -1}}.Run(t.Context(), nil, nil)
 	})
+}
+
+// A Trace hears of a retry in a child process, too.
+func TestRetryInShard(t *testing.T) {
+	var mu sync.Mutex
+	var told []fetch.RetryInfo
+	ctx := fetch.WithTrace(t.Context(), &fetch.Trace{Retrying: func(i fetch.RetryInfo) {
+		mu.Lock()
+		defer mu.Unlock()
+		told = append(told, i)
+	}})
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1}}
+	for r := range f.Get(ctx, "http://retry.test/"+secret+"?"+secret) {
+		assert.Equal(t, 503, r.Status)
+		assert.Equal(t, 2, r.Attempts)
+	}
+	require.Len(t, told, 1)
+	assert.NotContains(t, told[0].URL, "?")
+	assert.Equal(t, 503, told[0].Status)
+	assert.Equal(t, 1, told[0].Attempts)
 }

@@ -91,7 +91,10 @@ func serveShard(in io.Reader, out io.Writer, d Doer) error {
 
 	s := session{tasks: tasks, wake: wake, ids: make(map[*Request]uint64)}
 	ctx = context.WithValue(ctx, wakeKey{}, wake)
-	ctx = WithTrace(ctx, &Trace{BatchDone: func(b BatchInfo) { results <- shardEvent{what: frameBatch, batch: b} }})
+	ctx = WithTrace(ctx, &Trace{
+		BatchDone: func(b BatchInfo) { results <- shardEvent{what: frameBatch, batch: b} },
+		Retrying:  func(i RetryInfo) { results <- shardEvent{what: frameRetry, retry: i} },
+	})
 	for res := range hello.Each.Run(ctx, d, s.requests()) {
 		s.received++
 		if id, ok := s.ids[res.Request]; ok {
@@ -160,6 +163,9 @@ func sendResults(out io.Writer, results <-chan shardEvent, beat time.Duration) e
 			case e.what == frameBatch:
 				fields = appendBatch(fields[:0], e.batch)
 				err = writeFrame(w, frameBatch, fields, nil)
+			case e.what == frameRetry:
+				fields = appendRetry(fields[:0], e.retry)
+				err = writeFrame(w, frameRetry, fields, nil)
 			default:
 				r := &e.result
 				fields = appendResult(fields[:0], e.id, r)

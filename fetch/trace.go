@@ -21,6 +21,9 @@ type Trace struct {
 	// ShardGone is called when a child process of a [Shard] has ended, or could not be started:
 	// also for one that was never ready.
 	ShardGone func(ShardInfo)
+	// Retrying is called when a [Retry] is about to wait before another attempt, by several
+	// goroutines at once. Of one within a [Shard] it is called on the Shard's goroutine.
+	Retrying func(RetryInfo)
 }
 
 // BatchInfo describes a batch that is done.
@@ -51,6 +54,23 @@ type ShardInfo struct {
 	Err error
 }
 
+// RetryInfo describes an attempt that has failed, and after which there will be another.
+type RetryInfo struct {
+	// Index is the request's.
+	Index int
+	// URL is the request's, safe to show, as in [Error].
+	URL string
+	// Attempts counts those that there were.
+	Attempts int
+	// Status and Err are the outcome of the last one.
+	Status int
+	Err    error
+	// Wait is the time until the next one.
+	Wait time.Duration
+	// Shard is the number of the [Shard]'s child, from 0, that it happens in.
+	Shard int
+}
+
 type traceKey struct{}
 
 // WithTrace returns a context that carries t: a Fetch with it calls t's functions,
@@ -73,6 +93,10 @@ func WithTrace(ctx context.Context, t *Trace) context.Context {
 			ShardGone: func(i ShardInfo) {
 				inner.shardGone(i)
 				outer.shardGone(i)
+			},
+			Retrying: func(i RetryInfo) {
+				inner.retrying(i)
+				outer.retrying(i)
 			},
 		}
 	}
@@ -99,5 +123,11 @@ func (t *Trace) shardStarted(i ShardInfo) {
 func (t *Trace) shardGone(i ShardInfo) {
 	if t != nil && t.ShardGone != nil {
 		t.ShardGone(i)
+	}
+}
+
+func (t *Trace) retrying(i RetryInfo) {
+	if t != nil && t.Retrying != nil {
+		t.Retrying(i)
 	}
 }

@@ -1,0 +1,319 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// A PerHost is a [Doer] that is polite to each host (name and port of a request's URL), and
+// keeps one that is slow or dead from holding up the others.
+//
+// A request waits, first come, first served, until its host has less than Limit requests under
+// way, Spacing has passed since the last one began, and the host is not parked: one that
+// answers 429 or 503 with Retry-After is parked for that time, up to MaxPark. Meanwhile a [Pool],
+// [Semaphore] or [Batch] has another request performed in its place; the other strategies do
+// not. Since a strategy takes no more than a number of requests ahead, shuffle an input that
+// has all URLs of a host in a row.
+//
+// A host that has shown no sign of life (an [ErrDial], [ErrDNS] or [ErrTimeout]) Failures times
+// in a row is down: requests to it fail at once with the last such error, and Attempts 0, but for
+// one from time to time that finds out whether it is back: after a second, then after twice
+// as long each time, up to MaxPark.
+//
+// What a redirect leads to is not looked at. A PerHost may be used by several goroutines at once,
+// and must not be copied or changed after its first use. The zero value is ready. It
+// forgets hosts that nothing has to be remembered of.
+type PerHost struct {
+	// Doer performs the requests. nil means [DefaultClient].
+	Doer Doer
+	// Limit is how many requests of a host are under way at the most. 0 means 8.
+	Limit int
+	// Spacing is the least time from the beginning of one request of a host to that of the
+	// next. By default there is none.
+	Spacing time.Duration
+	// MaxPark is the longest time that a host is parked for, or that is between two attempts to
+	// find out whether it is back. 0 means a minute.
+	MaxPark time.Duration
+	// Failures is how many signs of death in a row mean that a host is down. 0 means 3; a
+	// negative value, that none is ever thought down.
+	Failures int
+
+	mu    sync.Mutex
+	hosts map[hostKey]*hostState
+	sweep int // how many hosts make it worth while to look for those to forget
+}
+
+// A hostState is what a PerHost knows of a host. The PerHost's mu guards it.
+type hostState struct {
+	key      hostKey
+	underWay int
+	waiting  []*turn
+	next     time.Time   // no request begins before: parked, or for the sake of spacing
+	timer    *time.Timer // if not nil: calls admit at the time of next, or before
+
+	failures int // signs of death in a row
+	last     *Error
+	failed   time.Time     // when that was
+	probe    time.Time     // if it is down: when a request may find out whether it is back; zero: one does
+	pause    time.Duration // from the last probe to the next
+}
+
+// A turn is what a request waits for.
+type turn struct {
+	come chan struct{} // closed when it has come, or never will
+	err  error         // why it never will
+}
+
+// Do implements [Doer].
+func (p *PerHost) Do(ctx context.Context, req *Request) (res Result) {
+	p.check()
+	h, err := p.enter(ctx, hostKeyOf(req.URL))
+	if ctx.Err() != nil {
+		err = contextError(ctx, req)
+	}
+	if h != nil {
+		res.Err = ErrPanic // unless Do returns
+		defer func() { p.leave(ctx, h, &res) }()
+	}
+	if err == nil {
+		return doerOr(p.Doer).Do(ctx, req)
+	}
+	if down, ok := err.(*downError); ok {
+		err = newError(down.last.Kind, req, unsentError{down})
+	}
+	return Result{Request: req, Err: err}
+}
+
+// enter returns the host of key when a request to it may begin, which has to leave again; or
+// nil and why it must not.
+func (p *PerHost) enter(ctx context.Context, key hostKey) (*hostState, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	h := p.host(key, now)
+	switch {
+	case p.isDown(h) && (h.underWay > 0 || len(h.waiting) > 0 || now.Before(h.probe)):
+		return nil, h.downError(now)
+	case p.isDown(h):
+		h.probe = time.Time{} // this request is the one
+	}
+	if len(h.waiting) == 0 && h.underWay < p.limit() && !now.Before(h.next) {
+		p.begin(h, now)
+		return h, nil
+	}
+	t := &turn{come: make(chan struct{})}
+	h.waiting = append(h.waiting, t)
+	p.admit(h, now)
+	p.mu.Unlock()
+	stepAside(ctx, func() {
+		select {
+		case <-t.come:
+		case <-ctx.Done():
+		}
+	})
+	p.mu.Lock()
+	if i := slices.Index(h.waiting, t); i >= 0 {
+		h.waiting = slices.Delete(h.waiting, i, i+1)
+		p.forget(h, time.Now())
+		return nil, ctx.Err()
+	}
+	if t.err != nil {
+		return nil, t.err
+	}
+	return h, nil
+}
+
+// admit lets those who wait for h begin, and has itself called when more of them may. As
+// all below, it is called with mu held.
+func (p *PerHost) admit(h *hostState, now time.Time) {
+	for len(h.waiting) > 0 && h.underWay < p.limit() {
+		if d := h.next.Sub(now); d > 0 {
+			if h.timer == nil {
+				h.timer = time.AfterFunc(d, func() {
+					p.mu.Lock()
+					defer p.mu.Unlock()
+					h.timer = nil
+					p.admit(h, time.Now())
+				})
+			}
+			return
+		}
+		p.begin(h, now)
+		h.pop(nil)
+	}
+}
+
+// begin counts a request in.
+func (p *PerHost) begin(h *hostState, now time.Time) {
+	h.underWay++
+	if p.Spacing > 0 {
+		h.next = now.Add(p.Spacing)
+	}
+}
+
+// pop tells the first of those who wait that its turn has come, or why it never will.
+func (h *hostState) pop(err error) {
+	t := h.waiting[0]
+	h.waiting[0] = nil
+	h.waiting = h.waiting[1:]
+	t.err = err
+	close(t.come)
+}
+
+// leave says that a request to h has ended in res.
+func (p *PerHost) leave(ctx context.Context, h *hostState, res *Result) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	h.underWay--
+	if after, ok := retryAfter(res, now); ok {
+		h.next = later(h.next, now.Add(min(after, p.maxPark())))
+	}
+	switch {
+	case ctx.Err() != nil: // nobody waited for the host to answer
+	case alive(res):
+		h.failures, h.last, h.pause = 0, nil, 0
+	case dead(res):
+		h.failures++
+		h.last, _ = errors.AsType[*Error](res.Err)
+		h.failed = now
+		if p.isDown(h) && (h.pause == 0 || h.probe.IsZero()) {
+			h.pause = min(max(time.Second, 2*h.pause), p.maxPark())
+			h.probe = now.Add(h.pause)
+		}
+		for p.isDown(h) && len(h.waiting) > 0 {
+			h.pop(h.downError(now))
+		}
+	}
+	p.admit(h, now)
+	p.forget(h, now)
+}
+
+// alive reports whether res is a sign of life of the host that was asked.
+func alive(res *Result) bool {
+	switch KindOf(res.Err) {
+	case "":
+		return res.Err == nil
+	case ErrTLS, ErrReset, ErrProtocol, ErrTruncated, ErrTooLarge, ErrDecode, ErrRedirect:
+		return true
+	}
+	return res.Status != 0
+}
+
+// dead reports whether res is a sign of death: for want of any other, and not our own doing.
+func dead(res *Result) bool {
+	switch KindOf(res.Err) {
+	case ErrDial, ErrDNS, ErrTimeout:
+		_, unsent := errors.AsType[unsentError](res.Err)
+		return !unsent && localLimit(res.Err) == ""
+	}
+	return false
+}
+
+func (p *PerHost) isDown(h *hostState) bool { return p.failures() > 0 && h.failures >= p.failures() }
+
+func (h *hostState) downError(now time.Time) *downError {
+	return &downError{last: h.last, failures: h.failures, next: max(0, h.probe.Sub(now))}
+}
+
+// A downError is the cause of the error of a request that was not sent because its host is down.
+type downError struct {
+	last     *Error
+	failures int
+	next     time.Duration
+}
+
+func (e *downError) Error() string {
+	text := fmt.Sprintf("the host is down: no sign of life %d times in a row, and no attempt in the next %v", e.failures, e.next.Round(time.Millisecond))
+	if e.last.Err != nil {
+		text += ": " + e.last.Err.Error()
+	}
+	return text
+}
+
+func (e *downError) Unwrap() error { return e.last.Err }
+
+// remembered is how many hosts' failures are kept in mind without need.
+const remembered = 10_000
+
+// host returns the state of key's host, a new one if there is none.
+func (p *PerHost) host(key hostKey, now time.Time) *hostState {
+	h := p.hosts[key]
+	if h != nil {
+		return h
+	}
+	if p.hosts == nil {
+		p.hosts = make(map[hostKey]*hostState)
+	}
+	if len(p.hosts) >= max(p.sweep, 1024) {
+		for _, h := range p.hosts {
+			if h.idle() && (len(p.hosts) > remembered || now.Sub(h.failed) > p.maxPark()) {
+				h.failures = 0
+			}
+			p.forget(h, now)
+		}
+		p.sweep = 2 * len(p.hosts)
+	}
+	key = hostKey{strings.Clone(key.name), strings.Clone(key.port)} // and not the whole URL
+	h = &hostState{key: key}
+	p.hosts[key] = h
+	return h
+}
+
+// forget forgets h if nothing has to be remembered of it.
+func (p *PerHost) forget(h *hostState, now time.Time) {
+	if len(h.waiting) == 0 && h.timer != nil {
+		h.timer.Stop()
+		h.timer = nil
+	}
+	if h.idle() && h.failures == 0 && !now.Before(h.next) {
+		delete(p.hosts, h.key)
+	}
+}
+
+func (h *hostState) idle() bool { return h.underWay == 0 && len(h.waiting) == 0 }
+
+// A hostKey is the host of a URL. It need not be valid.
+type hostKey struct{ name, port string }
+
+func hostKeyOf(raw string) hostKey {
+	scheme, host, _ := strings.Cut(hostOf(raw), "://")
+	host = host[strings.LastIndexByte(host, '@')+1:]
+	port := ""
+	if i := strings.LastIndexByte(host, ':'); i > strings.LastIndexByte(host, ']') {
+		host, port = host[:i], host[i+1:]
+	}
+	if port == "" {
+		port = map[bool]string{false: "80", true: "443"}[strings.EqualFold(scheme, "https")]
+	}
+	return hostKey{strings.ToLower(strings.TrimSuffix(host, ".")), port}
+}
+
+func (p *PerHost) check() {
+	p.limit()
+	notNegative("PerHost.Spacing", p.Spacing)
+	notNegative("PerHost.MaxPark", p.MaxPark)
+}
+
+func (p *PerHost) limit() int             { return limit("PerHost.Limit", p.Limit, 8, maxLimit) }
+func (p *PerHost) maxPark() time.Duration { return durationOr(p.MaxPark, time.Minute) }
+
+// failures returns the number of failures after which a host is down, or 0 if none ever is.
+func (p *PerHost) failures() int {
+	if p.Failures == 0 {
+		return 3
+	}
+	return max(p.Failures, 0)
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
