@@ -12,7 +12,7 @@ import (
 
 // A crawl sees millions of hosts: they must not fill the memory.
 func TestPerHostForgets(t *testing.T) {
-	const n = 200_000
+	const n = 100_000
 	ok, failed := Result{Status: 200}, Result{Err: &Error{Kind: ErrDial}}
 	for _, c := range []struct {
 		name    string

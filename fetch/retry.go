@@ -111,7 +111,7 @@ func repeatable(req *Request) bool {
 
 // wait returns the time between the attempt that ended in res and the next.
 func (r *Retry) wait(try int, res *Result) time.Duration {
-	most := durationOr(r.MaxWait, 10*time.Second)
+	most := r.maxWait()
 	first := durationOr(r.Backoff, 100*time.Millisecond)
 	longest := min(most, time.Duration(math.Ldexp(float64(first), min(try-1, 30))))
 	wait := rand.N(longest + 1)
@@ -179,6 +179,8 @@ func (r *Retry) check() {
 	notNegative("Retry.Backoff", r.Backoff)
 	notNegative("Retry.MaxWait", r.MaxWait)
 }
+
+func (r *Retry) maxWait() time.Duration { return durationOr(r.MaxWait, 10*time.Second) }
 
 func (r *Retry) attempts() int { return limit("Retry.Attempts", r.Attempts, 3, 1000) }
 
