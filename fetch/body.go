@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"sync"
 )
 
@@ -13,12 +14,6 @@ import (
 func (c *Client) receive(a *attempt, resp *http.Response, res *Result) (err error) {
 	defer resp.Body.Close()
 	res.Status, res.header = resp.StatusCode, resp.Header
-	if resp.StatusCode < 100 {
-		return &Error{Kind: ErrProtocol, Err: errors.New("the status is not a number from 100 to 999")}
-	}
-	if resp.StatusCode == http.StatusSwitchingProtocols {
-		return &Error{Kind: ErrProtocol, Err: errors.New("the server switched protocols unasked")}
-	}
 	res.Body, err = readBody(resp, quietReader{resp.Body, a}, c.maxBody())
 	if err != nil {
 		return err
@@ -27,6 +22,30 @@ func (c *Client) receive(a *attempt, resp *http.Response, res *Result) (err erro
 	res.Unverified = resp.ContentLength < 0 && len(resp.TransferEncoding) == 0 &&
 		resp.ProtoMajor == 1 && resp.TLS == nil && !resp.Uncompressed && hasBody(resp)
 	return nil
+}
+
+// checkHead returns an error if the head of resp, which net/http has accepted, is odd, and
+// closes its body then.
+func checkHead(resp *http.Response) error {
+	odd := ""
+	switch {
+	case resp.StatusCode < 100:
+		odd = "the status is no number from 100 to 999"
+	case resp.StatusCode == http.StatusSwitchingProtocols:
+		odd = "the server switches protocols, unasked"
+	}
+	for name := range resp.Header {
+		// Some take "Content-Length : 5" for a length and others do not, so where
+		// the body ends would depend on who reads it (RFC 9112 §5.1).
+		if strings.IndexByte(name, ' ') >= 0 {
+			odd = "there is a space in the name of a header field"
+		}
+	}
+	if odd == "" {
+		return nil
+	}
+	resp.Body.Close()
+	return &Error{Kind: ErrProtocol, Err: errors.New(odd)}
 }
 
 // hasBody reports whether resp is one of those that have a body (RFC 9112 §6.3).

@@ -51,7 +51,7 @@ func kindOf(err error) Kind {
 		return ErrDial
 	case strings.Contains(text, "response headers exceeded"), strings.Contains(text, "response header list larger"):
 		return ErrTooLarge
-	case errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.Is(err, io.ErrUnexpectedEOF), strings.HasPrefix(text, "http: unexpected EOF"): // in a trailer
 		return ErrTruncated
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE),
 		strings.Contains(text, "server closed"):

@@ -206,6 +206,9 @@ func (c *Client) exchange(a *attempt, hreq *http.Request, res *Result) error {
 			res.Status, res.header = resp.StatusCode, resp.Header
 			return &Error{Kind: ErrRedirect, Err: errors.Unwrap(err)}
 		}
+		if err == nil {
+			err = checkHead(resp)
+		}
 		if err != nil {
 			return err
 		}
@@ -234,6 +237,9 @@ func (c *Client) send(a *attempt, hreq *http.Request, res *Result, hops int) (*h
 	resp, err := c.transport.RoundTrip(hreq)
 	if again := h.sent.Load() - 1; again > 0 {
 		res.Attempts += int(again)
+	}
+	if err == nil {
+		err = checkHead(resp)
 	}
 	if err != nil {
 		res.Status, res.header = 0, nil

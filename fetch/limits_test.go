@@ -256,17 +256,25 @@ func TestClientLocalLimits(t *testing.T) {
 	assert.EqualValues(t, 1, dials.Load())
 }
 
-// Answers that HTTP has no place for.
-func TestClientOddStatus(t *testing.T) {
+// Heads that net/http accepts, and that say nothing sensible.
+func TestClientOddHeads(t *testing.T) {
 	for answer, kind := range map[string]fetch.Kind{
 		"HTTP/1.1 000 Odd\r\nContent-Length: 0\r\n\r\n":                                         fetch.ErrProtocol,
 		"HTTP/1.1 099 Odd\r\nContent-Length: 0\r\n\r\n":                                         fetch.ErrProtocol,
-		"HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n":                                         "",
+		"HTTP/1.1 +20 Odd\r\nContent-Length: 0\r\n\r\n":                                         fetch.ErrProtocol,
 		"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n": fetch.ErrProtocol,
+		"HTTP/1.1 200 OK\r\nContent-Length : 0\r\n\r\n":                                         fetch.ErrProtocol,
+		"HTTP/1.1 201 Created\r\nLocation: /\r\nContent Length: 0\r\n\r\n":                      fetch.ErrProtocol,
+		"HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n":                                         "",
 		"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n":          "",
 	} {
 		server := serveRaw(t, hangs(answer))
-		res := get(t, tidy(t, &fetch.Client{}), server)
-		assert.Equal(t, kind, fetch.KindOf(res.Err), "%s: %v", answer, res.Err)
+		for _, client := range []*fetch.Client{{}, fetch.HTTP(&http.Client{Transport: fetch.NewTransport()})} {
+			res := get(t, tidy(t, client), server)
+			assert.Equal(t, kind, fetch.KindOf(res.Err), "%s: %v", answer, res.Err)
+			assert.Equal(t, kind == "", res.Status != 0, answer)
+		}
 	}
+	res := get(t, tidy(t, &fetch.Client{}), serveRaw(t, sends("HTTP/1.1 302 Found\r\nLocation: /\r\nContent Length: 0\r\n\r\n")))
+	assert.ErrorIs(t, res.Err, fetch.ErrProtocol, "a redirect")
 }
