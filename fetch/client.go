@@ -41,8 +41,8 @@ type Client struct {
 	// answer's head, and in the middle of a body. 0 means 15 s; a negative value, no limit.
 	IdleRead time.Duration
 	// MaxHead is the size in bytes of the largest head of an answer that is accepted, informational
-	// ones (1xx) before it included; a larger one is an [ErrTooLarge]. 0 means 256 KiB,
-	// or what Transport has if that is set; a negative value, no limit.
+	// ones (1xx) before it included; a larger one is an [ErrTooLarge] (or, with HTTP/2, an
+	// [ErrProtocol]). 0 means 256 KiB, or what Transport has if that is set; a negative value, no limit.
 	MaxHead int64
 	// MaxBody is the size in bytes of the largest body that is accepted, counted after
 	// decompression; a larger one is an [ErrTooLarge]. 0 means 10 MiB; a negative value, no limit.

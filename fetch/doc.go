@@ -36,6 +36,16 @@
 //   - [Threads]: an operating system thread for each URL. For Doers that need a thread of their own
 //     (cgo libraries with state in it); else it shows what that costs: some 40 µs.
 //
+// # Servers that fail, or are not to be trusted
+//
+// A [Doer] may wrap another one: [Retry] tries again what may succeed then, [PerHost] is polite
+// to each host and quick to give up on a dead one, [Rate] bounds the requests a second. Requests
+// that only wait there leave their places to others, if the strategy has a way for that.
+//
+// [Client] bounds what a server can make it do, and keeps what the caller sends to one origin
+// from others. For URLs that strangers choose, set [Client].Allow to [PublicOnly]. SECURITY.md,
+// in the module's root, is the whole list.
+//
 // # Promises
 //
 // The contract is the numbered list in the comment of [Strategy]. What it comes to: nothing is lost

@@ -49,6 +49,30 @@ func TestClientMaxHead(t *testing.T) {
 	}
 }
 
+// The limits hold with HTTP/2 too. What exceeds MaxHead there is, for net/http, any breach of the protocol.
+func TestClientLimitsHTTP2(t *testing.T) {
+	secure := serveTLS(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/head":
+			for i := range 300 {
+				w.Header().Set(fmt.Sprintf("X-%d", i), strings.Repeat("x", 1<<10))
+			}
+		case "/silent":
+			w.WriteHeader(200)
+			http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		case "/nothing":
+			<-r.Context().Done()
+		}
+	}))
+	client := tidy(t, &fetch.Client{IdleRead: 100 * time.Millisecond, Transport: trusting(secure, fetch.NewTransport())})
+	for path, kind := range map[string]fetch.Kind{"/": "", "/head": fetch.ErrProtocol, "/silent": fetch.ErrTimeout, "/nothing": fetch.ErrTimeout} {
+		res := get(t, client, secure.URL+path)
+		assert.Equal(t, kind, fetch.KindOf(res.Err), "%s: %v", path, res.Err)
+		assert.False(t, res.Unverified)
+	}
+}
+
 // A server may be slow, but not silent.
 func TestClientIdleRead(t *testing.T) {
 	const idle = 300 * time.Millisecond
