@@ -1,6 +1,7 @@
 // Package fetchtest helps to test strategies and engines for package fetch: a
 // JSON server that counts what reaches it and fails as its seed says, a gauge of
-// what is in flight, and the contract of a [fetch.Strategy] as a suite of tests.
+// what is in flight, and the contracts of a [fetch.Strategy] and of a [fetch.Doer] as
+// suites of tests.
 package fetchtest
 
 import (

@@ -1,0 +1,18 @@
+package fetch_test
+
+import (
+	"crypto/tls"
+	"testing"
+
+	"fetchbench/fetch"
+	"fetchbench/fetch/fetchtest"
+)
+
+// The default engine does what is asked of every engine.
+func TestDoer(t *testing.T) {
+	fetchtest.TestDoer(t, func() fetch.Doer {
+		transport := fetch.NewTransport()
+		transport.TLSClientConfig = &tls.Config{RootCAs: fetchtest.Roots()}
+		return &fetch.Client{Transport: transport}
+	})
+}
