@@ -1,6 +1,7 @@
 package fetch_test
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -44,6 +45,33 @@ func TestClientHTTP2(t *testing.T) {
 	for r := range f.Get(t.Context(), slices.Repeat([]string{s.URL}, 500)...) {
 		require.NoError(t, r.Err)
 		require.Equal(t, "HTTP/2.0", string(r.Body))
+	}
+}
+
+// Over HTTP/2 there is always something to be read: answers bear the number of their request.
+func TestClientHTTP2WithoutTLS(t *testing.T) {
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, r.Proto+r.URL.Path)
+	}))
+	s.Config.Protocols = new(http.Protocols)
+	s.Config.Protocols.SetUnencryptedHTTP2(true)
+	s.Start()
+	t.Cleanup(s.Close)
+	transport := fetch.NewTransport()
+	transport.Protocols = new(http.Protocols)
+	transport.Protocols.SetUnencryptedHTTP2(true)
+	client := tidy(t, &fetch.Client{Transport: transport})
+	f := fetch.Fetcher{Doer: client}
+	for r := range f.Fetch(t.Context(), func(yield func(fetch.Request) bool) {
+		for i := range 2000 {
+			if !yield(fetch.Request{URL: fmt.Sprint(s.URL, "/", i)}) {
+				return
+			}
+		}
+	}) {
+		require.NoError(t, r.Err)
+		require.Equal(t, fmt.Sprint("HTTP/2.0/", r.Request.Index), string(r.Body))
+		require.Equal(t, 1, r.Attempts)
 	}
 }
 

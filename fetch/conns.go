@@ -27,10 +27,11 @@ import (
 // that fails (a connection that is stuck, or that net/http thinks fit for some other request
 // only) the dial goes on after patience. Connections to a proxy are not counted.
 type dialer struct {
-	dial      dialFunc
-	allow     func(netip.AddrPort) error // may be nil
-	patience  time.Duration              // with what this machine lacks
-	closeIdle func()
+	dial        dialFunc
+	allow       func(netip.AddrPort) error // may be nil
+	patience    time.Duration              // with what this machine lacks
+	closeIdle   func()
+	multiplexed bool // connections without TLS carry HTTP/2
 
 	mu    sync.Mutex
 	hosts map[origin]*hostConns // those with requests or connections
@@ -140,8 +141,12 @@ func (d *dialer) DialContext(ctx context.Context, network, addr string) (net.Con
 		// What net/http does next does not end with its request either: the handshake.
 		unwatch = watch(h, func() { conn.Close(); release() })
 	}
-	guarded := &guardedConn{Conn: conn, peek: pending(conn)}
-	return &countedConn{Conn: guarded, guarded: guarded, release: release, unwatch: unwatch}, nil
+	counted := &countedConn{Conn: conn, release: release, unwatch: unwatch}
+	if h.host.origin.scheme == "https" || !d.multiplexed {
+		counted.guarded = &guardedConn{Conn: conn, peek: pending(conn)}
+		counted.Conn = counted.guarded
+	}
+	return counted, nil
 }
 
 // watch calls f when h times out or its caller's context is done, unless unwatch is called before.
@@ -206,7 +211,7 @@ func (d *dialer) release(h *hostConns) {
 // A countedConn tells its dialer when it is closed, and is watched until the first byte comes.
 type countedConn struct {
 	net.Conn
-	guarded *guardedConn // the same
+	guarded *guardedConn // the same, or nil
 	release func()
 	unwatch func()
 	heard   atomic.Bool

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -36,6 +37,7 @@ func (d *dialer) init(c *Client) {
 		d.dial = dialTCP
 	}
 	t.DialContext = d.DialContext
+	d.multiplexed = t.Protocols != nil && t.Protocols.UnencryptedHTTP2() && !t.Protocols.HTTP1()
 	if d.allow != nil && (t.DialTLSContext != nil || dialTLS != nil) {
 		refuse := func(context.Context, string, string) (net.Conn, error) { return nil, errDialTLS }
 		t.DialContext, t.DialTLSContext = refuse, refuse
@@ -92,18 +94,22 @@ func dialTCP(ctx context.Context, network, addr string) (net.Conn, error) {
 	return d.DialContext(ctx, network, addr)
 }
 
-// refusal returns why allow does not allow address, or nil.
-func refusal(allow func(netip.AddrPort) error, address string) error {
+// refusal returns why allow does not allow address, or nil. It is called on a goroutine of
+// net/http's, where nobody could recover from a panic.
+func refusal(allow func(netip.AddrPort) error, address string) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("the Client's Allow panicked: %v", v)
+		}
+		if err != nil {
+			err = &Error{Kind: ErrAddress, Err: fmt.Errorf("%s: %w", shorten(address, 64), err)}
+		}
+	}()
 	addr, err := netip.ParseAddrPort(address)
 	if err != nil {
-		err = errors.New("it is no IP address and port")
-	} else {
-		err = allow(addr)
+		return errors.New("it is no IP address and port")
 	}
-	if err != nil {
-		return &Error{Kind: ErrAddress, Err: fmt.Errorf("%s: %w", shorten(address, 64), err)}
-	}
-	return nil
+	return allow(addr)
 }
 
 // localLimit tells what to do if err is this machine's fault and not the URL's, or "".
@@ -118,7 +124,9 @@ func localLimit(err error) string {
 }
 
 func isFileLimit(err error) bool {
-	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
+	dns, ok := errors.AsType[*net.DNSError](err)
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) ||
+		ok && strings.Contains(dns.Err, syscall.EMFILE.Error()) // of which it keeps the text alone
 }
 
 // isIPv6 reports whether err is of a dial to an IPv6 address. There a machine that has no

@@ -255,18 +255,19 @@ func TestRedirectTwoLocations(t *testing.T) {
 // What this machine lacks for a moment is no fault of a URL's.
 func TestClientLocalLimits(t *testing.T) {
 	server := serve(t, answers([]byte("hello")))
-	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL} {
+	for _, cause := range []error{syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL,
+		&net.DNSError{Err: "dial udp: socket: too many open files", Name: "a.invalid"}} {
 		var dials atomic.Int64
 		client := tidy(t, &fetch.Client{Transport: dialedBy(func(ctx context.Context, network, addr string) (net.Conn, error) {
 			if dials.Add(1) <= 3 {
-				return nil, &net.OpError{Op: "dial", Net: network, Err: errno}
+				return nil, &net.OpError{Op: "dial", Net: network, Err: cause}
 			}
 			return new(net.Dialer).DialContext(ctx, network, addr)
 		})})
 		res := get(t, client, server.URL)
 		assert.NoError(t, res.Err)
 		assert.Equal(t, 1, res.Attempts)
-		assert.EqualValues(t, 4, dials.Load(), errno)
+		assert.EqualValues(t, 4, dials.Load(), cause)
 	}
 	// To an IPv6 address this is what a machine without IPv6 says, and will go on to say.
 	var dials atomic.Int64
