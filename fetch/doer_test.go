@@ -10,6 +10,7 @@ import (
 
 // The default engine does what is asked of every engine.
 func TestDoer(t *testing.T) {
+	quiet(t)
 	fetchtest.TestDoer(t, func() fetch.Doer {
 		transport := fetch.NewTransport()
 		transport.TLSClientConfig = &tls.Config{RootCAs: fetchtest.Roots()}

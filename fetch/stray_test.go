@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"strings"
@@ -68,9 +69,17 @@ func strayServer(t *testing.T, every int64, writes int) (string, *atomic.Int64) 
 	return "http://" + l.Addr().String(), &conns
 }
 
+// quiet keeps net/http from logging what this test's servers send unasked.
+func quiet(t *testing.T) {
+	was := log.Writer()
+	log.SetOutput(io.Discard)
+	t.Cleanup(func() { log.SetOutput(was) })
+}
+
 // No request may get the answer of another, whatever a server sends; and a server that
 // sends nothing amiss keeps its connections.
 func TestClientStrayAnswers(t *testing.T) {
+	quiet(t)
 	for _, c := range []struct {
 		name   string
 		n      int
