@@ -57,7 +57,7 @@ type hostState struct {
 	timer    *time.Timer // if not nil: calls admit at the time of next, or before
 
 	failures int // signs of death in a row
-	last     *Error
+	last     error
 	failed   time.Time     // when that was
 	probe    time.Time     // if it is down: when a request may find out whether it is back; zero: one does
 	pause    time.Duration // from the last probe to the next
@@ -84,7 +84,7 @@ func (p *PerHost) Do(ctx context.Context, req *Request) (res Result) {
 		return doerOr(p.Doer).Do(ctx, req)
 	}
 	if down, ok := err.(*downError); ok {
-		err = newError(down.last.Kind, req, unsentError{down})
+		err = newError(KindOf(down.last), req, unsentError{down})
 	}
 	return Result{Request: req, Err: err}
 }
@@ -180,8 +180,7 @@ func (p *PerHost) leave(ctx context.Context, h *hostState, res *Result) {
 		h.failures, h.last, h.pause = 0, nil, 0
 	case dead(res):
 		h.failures++
-		h.last, _ = errors.AsType[*Error](res.Err)
-		h.failed = now
+		h.last, h.failed = res.Err, now
 		if p.isDown(h) && (h.pause == 0 || h.probe.IsZero()) {
 			h.pause = min(max(time.Second, 2*h.pause), p.maxPark())
 			h.probe = now.Add(h.pause)
@@ -223,20 +222,23 @@ func (h *hostState) downError(now time.Time) *downError {
 
 // A downError is the cause of the error of a request that was not sent because its host is down.
 type downError struct {
-	last     *Error
+	last     error
 	failures int
 	next     time.Duration
 }
 
 func (e *downError) Error() string {
-	text := fmt.Sprintf("the host is down: no sign of life %d times in a row, and no attempt in the next %v", e.failures, e.next.Round(time.Millisecond))
-	if e.last.Err != nil {
-		text += ": " + e.last.Err.Error()
-	}
-	return text
+	return fmt.Sprintf("the host is down: no sign of life %d times in a row, and no attempt in the next %v: %v",
+		e.failures, e.next.Round(time.Millisecond), e.Unwrap())
 }
 
-func (e *downError) Unwrap() error { return e.last.Err }
+// Unwrap returns the cause of the last failure, without the URL that it was at.
+func (e *downError) Unwrap() error {
+	if last, ok := errors.AsType[*Error](e.last); ok && last.Err != nil {
+		return last.Err
+	}
+	return KindOf(e.last)
+}
 
 // remembered is how many hosts' failures are kept in mind without need.
 const remembered = 10_000
@@ -289,7 +291,10 @@ func hostKeyOf(raw string) hostKey {
 		host, port = host[:i], host[i+1:]
 	}
 	if port == "" {
-		port = map[bool]string{false: "80", true: "443"}[strings.EqualFold(scheme, "https")]
+		port = "80"
+		if strings.EqualFold(scheme, "https") {
+			port = "443"
+		}
 	}
 	return hostKey{strings.ToLower(strings.TrimSuffix(host, ".")), port}
 }

@@ -2,6 +2,7 @@ package fetch_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"runtime"
@@ -275,21 +276,24 @@ func TestPerHostSignsOfDeath(t *testing.T) {
 		answers  []fetch.Result
 		down     bool
 	}{
-		"dial":               {0, []fetch.Result{failure(fetch.ErrDial, nil)}, true},
-		"DNS":                {0, []fetch.Result{failure(fetch.ErrDNS, nil)}, true},
-		"timeout":            {0, []fetch.Result{failure(fetch.ErrTimeout, nil)}, true},
-		"timeout in a body":  {0, []fetch.Result{timeoutInBody}, false},
-		"reset":              {0, []fetch.Result{failure(fetch.ErrReset, nil)}, false},
-		"TLS":                {0, []fetch.Result{failure(fetch.ErrTLS, nil)}, false},
-		"protocol":           {0, []fetch.Result{failure(fetch.ErrProtocol, nil)}, false},
-		"500":                {0, []fetch.Result{status(500)}, false},
-		"bad URL":            {0, []fetch.Result{failure(fetch.ErrBadURL, nil)}, false},
-		"files":              {0, []fetch.Result{failure(fetch.ErrDial, syscall.EMFILE)}, false},
-		"not in a row":       {0, []fetch.Result{failure(fetch.ErrDial, nil), failure(fetch.ErrDial, nil), status(500), failure(fetch.ErrDial, nil), failure(fetch.ErrDial, nil)}, false},
-		"others in between":  {0, []fetch.Result{failure(fetch.ErrDial, nil), failure(fetch.ErrBadURL, nil), failure(fetch.ErrDial, nil), failure(fetch.ErrDial, nil)}, true},
-		"fewer than allowed": {6, []fetch.Result{failure(fetch.ErrDial, nil)}, false},
-		"never":              {-1, []fetch.Result{failure(fetch.ErrDial, nil)}, false},
-		"one is enough":      {1, []fetch.Result{failure(fetch.ErrDial, nil), status(200)}, true},
+		"dial":                {0, []fetch.Result{failure(fetch.ErrDial, nil)}, true},
+		"DNS":                 {0, []fetch.Result{failure(fetch.ErrDNS, nil)}, true},
+		"timeout":             {0, []fetch.Result{failure(fetch.ErrTimeout, nil)}, true},
+		"timeout in a body":   {0, []fetch.Result{timeoutInBody}, false},
+		"reset":               {0, []fetch.Result{failure(fetch.ErrReset, nil)}, false},
+		"TLS":                 {0, []fetch.Result{failure(fetch.ErrTLS, nil)}, false},
+		"protocol":            {0, []fetch.Result{failure(fetch.ErrProtocol, nil)}, false},
+		"500":                 {0, []fetch.Result{status(500)}, false},
+		"a bare kind":         {0, []fetch.Result{{Err: fetch.ErrTimeout}}, true},
+		"a wrapped one":       {0, []fetch.Result{{Err: fmt.Errorf("odd: %w", fetch.ErrDial)}}, true},
+		"an error of no kind": {0, []fetch.Result{{Err: errors.New("odd")}}, false},
+		"bad URL":             {0, []fetch.Result{failure(fetch.ErrBadURL, nil)}, false},
+		"files":               {0, []fetch.Result{failure(fetch.ErrDial, syscall.EMFILE)}, false},
+		"not in a row":        {0, []fetch.Result{failure(fetch.ErrDial, nil), failure(fetch.ErrDial, nil), status(500), failure(fetch.ErrDial, nil), failure(fetch.ErrDial, nil)}, false},
+		"others in between":   {0, []fetch.Result{failure(fetch.ErrDial, nil), failure(fetch.ErrBadURL, nil), failure(fetch.ErrDial, nil), failure(fetch.ErrDial, nil)}, true},
+		"fewer than allowed":  {6, []fetch.Result{failure(fetch.ErrDial, nil)}, false},
+		"never":               {-1, []fetch.Result{failure(fetch.ErrDial, nil)}, false},
+		"one is enough":       {1, []fetch.Result{failure(fetch.ErrDial, nil), status(200)}, true},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			p := &fetch.PerHost{Failures: c.failures, Doer: &script{answers: c.answers}}

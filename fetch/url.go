@@ -56,8 +56,11 @@ func hostOf(raw string) string {
 }
 
 // safeURL returns raw without user info, query and fragment, and short enough for
-// a line of text. Where raw is odd it shows rather too little than a password.
-func safeURL(raw string) string {
+// a line of text. Where raw is odd it shows rather too little than a password. What it
+// returns it would return again: a part that was cut off may have made the rest look odd.
+func safeURL(raw string) string { return withoutSecrets(withoutSecrets(raw)) }
+
+func withoutSecrets(raw string) string {
 	if i := strings.IndexAny(raw, "?#"); i >= 0 {
 		raw = raw[:i]
 	}

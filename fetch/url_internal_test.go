@@ -78,6 +78,7 @@ func FuzzURL(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, raw string) {
 		shown := safeURL(raw)
+		assert.Equal(t, shown, safeURL(shown), "it would show something else of what it has shown")
 		assert.NotContains(t, shown, "?")
 		assert.NotContains(t, shown, "#")
 		assert.LessOrEqual(t, len(shown), 3000)
