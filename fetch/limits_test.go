@@ -65,10 +65,15 @@ func TestClientLimitsHTTP2(t *testing.T) {
 			<-r.Context().Done()
 		}
 	}))
-	client := tidy(t, &fetch.Client{IdleRead: 100 * time.Millisecond, Transport: trusting(secure, fetch.NewTransport())})
-	for path, kind := range map[string]fetch.Kind{"/": "", "/head": fetch.ErrProtocol, "/silent": fetch.ErrTimeout, "/nothing": fetch.ErrTimeout} {
+	for path, c := range map[string]struct {
+		idle time.Duration
+		kind fetch.Kind
+	}{
+		"/": {0, ""}, "/head": {0, fetch.ErrProtocol}, "/silent": {50 * time.Millisecond, fetch.ErrTimeout}, "/nothing": {50 * time.Millisecond, fetch.ErrTimeout},
+	} {
+		client := tidy(t, &fetch.Client{IdleRead: c.idle, Transport: trusting(secure, fetch.NewTransport())})
 		res := get(t, client, secure.URL+path)
-		assert.Equal(t, kind, fetch.KindOf(res.Err), "%s: %v", path, res.Err)
+		assert.Equal(t, c.kind, fetch.KindOf(res.Err), "%s: %v", path, res.Err)
 		assert.False(t, res.Unverified)
 	}
 }

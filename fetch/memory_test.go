@@ -34,7 +34,7 @@ var gibibyte = sync.OnceValue(func() []byte {
 func TestClientMemory(t *testing.T) {
 	const (
 		atOnce = 64
-		most   = 4 << 20
+		most   = 2 << 20
 	)
 	for name, answer := range map[string]func(*net.TCPConn, *http.Request){
 		"bomb": sends("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Encoding: gzip\r\n\r\n" + string(gibibyte())),
@@ -64,15 +64,22 @@ func TestClientMemory(t *testing.T) {
 			url := serveRaw(t, answer)
 			f := fetch.Fetcher{Strategy: fetch.Pool{Workers: atOnce}, Doer: tidy(t, &fetch.Client{MaxBody: most})}
 			peak := mostMemory(t)
-			for r := range f.Get(t.Context(), slices.Repeat([]string{url}, 4*atOnce)...) {
+			for r := range f.Get(t.Context(), slices.Repeat([]string{url}, 2*atOnce)...) {
 				require.ErrorIs(t, r.Err, fetch.ErrTooLarge)
 			}
 			used := peak()
 			t.Logf("%d MiB at the most", used>>20)
-			assert.LessOrEqual(t, used, int64(atOnce*most+64<<20), "bytes")
+			bound := int64(atOnce*most + 64<<20)
+			if raceDetector { // with it a sync.Pool forgets on purpose some of what it is given
+				bound *= 2
+			}
+			assert.LessOrEqual(t, used, bound, "bytes")
 		})
 	}
 }
+
+// raceDetector is set where this is a build with one.
+var raceDetector bool
 
 // mostMemory begins to measure, and returns a function that tells how many bytes the Go
 // runtime has had from the system at the most, above those that it had in the beginning.
