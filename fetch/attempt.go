@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 )
 
@@ -17,6 +18,7 @@ type attempt struct {
 	timeout, idle time.Duration // not positive: no such limit
 	end           time.Time     // of timeout
 	timer         *time.Timer   // nil if there is no limit
+	listening     atomic.Bool   // the timer is set for idle
 }
 
 // newAttempt starts an attempt. It has to be canceled.
@@ -53,13 +55,14 @@ func (a *attempt) listen() {
 	if a.timeout > 0 {
 		d = min(d, time.Until(a.end))
 	}
+	a.listening.Store(true)
 	a.timer.Reset(d)
 }
 
 // busy says that it is not the server's turn: the silence is ours.
 func (a *attempt) busy() {
 	switch {
-	case a.idle <= 0:
+	case !a.listening.Swap(false):
 	case a.timeout > 0:
 		a.timer.Reset(time.Until(a.end))
 	default:

@@ -18,9 +18,10 @@ func (c *Client) receive(a *attempt, resp *http.Response, res *Result) (err erro
 	if err != nil {
 		return err
 	}
-	// Over TLS the end of the connection is signed; and a gzip stream tells where it ends.
+	// Of a body that it has decoded net/http does not tell whether there was a length; and a gzip
+	// stream may go on after its end. crypto/tls accepts an end that is not signed.
 	res.Unverified = resp.ContentLength < 0 && len(resp.TransferEncoding) == 0 &&
-		resp.ProtoMajor == 1 && resp.TLS == nil && !resp.Uncompressed && hasBody(resp)
+		resp.ProtoMajor == 1 && resp.Close && hasBody(resp)
 	return nil
 }
 

@@ -53,7 +53,7 @@ func kindOf(err error) Kind {
 		return ErrTooLarge
 	case errors.Is(err, io.ErrUnexpectedEOF), strings.HasPrefix(text, "http: unexpected EOF"): // in a trailer
 		return ErrTruncated
-	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE),
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, net.ErrClosed),
 		strings.Contains(text, "server closed"):
 		return ErrReset
 	case errors.Is(err, gzip.ErrHeader), errors.Is(err, gzip.ErrChecksum), isFlate(err):

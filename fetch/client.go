@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"net/http"
@@ -38,7 +39,7 @@ type Client struct {
 	// included. 0 means 30 s; a negative value means no limit but the context's.
 	Timeout time.Duration
 	// IdleRead is how long a server may be silent: from the end of the request to that of the
-	// answer's head, and in the middle of a body. 0 means 15 s; a negative value, no limit.
+	// answer's head, and in the middle of a body, decoded. 0 means 15 s; a negative value, no limit.
 	IdleRead time.Duration
 	// MaxHead is the size in bytes of the largest head of an answer that is accepted, informational
 	// ones (1xx) before it included; a larger one is an [ErrTooLarge] (or, with HTTP/2, an
@@ -168,6 +169,11 @@ func (c *Client) newHTTPRequest(a *attempt, r *Request) (*http.Request, error) {
 	hreq.URL.User = nil
 	escapeSpaces(hreq.URL)
 	if r.Header != nil {
+		for name := range r.Header {
+			if canonical := http.CanonicalHeaderKey(name); canonical != name && framing[canonical] {
+				return nil, errors.New("the header field " + shorten(name, 64) + " has to be written " + canonical)
+			}
+		}
 		hreq.Header = r.Header
 		if h := r.Header.Get("Host"); h != "" {
 			// Of one that is not valid, net/http would send what is left of it, perhaps nothing.
@@ -187,6 +193,10 @@ func (c *Client) newHTTPRequest(a *attempt, r *Request) (*http.Request, error) {
 	setBody(hreq, r.Body)
 	return hreq, nil
 }
+
+// framing are fields that net/http writes itself, or heeds. Under another spelling it would send
+// them as they are, and the server would not see the end of the request where it is.
+var framing = map[string]bool{"Host": true, "Content-Length": true, "Transfer-Encoding": true, "Trailer": true, "Connection": true, "User-Agent": true}
 
 // setBody makes body the one of hreq, in the way that lets a transport send it again.
 func setBody(hreq *http.Request, body []byte) {
@@ -231,10 +241,18 @@ func (c *Client) send(a *attempt, hreq *http.Request, res *Result, hops int) (*h
 	c.dialer.enter(h, origin{hreq.URL.Scheme, hreq.URL.Host})
 	defer c.dialer.leave(h)
 	hreq.Close = h.host.distrusted()
-	if hops > 0 {
-		a.busy() // the dial may take a while
-	}
 	resp, err := c.transport.RoundTrip(hreq)
+	for errors.Is(err, errStray) && h.Err() == nil {
+		// Nothing has been written, but net/http knows that only if the body was to come later. It
+		// has closed the connection, and a new one is not refused, so this comes to an end.
+		if hreq.GetBody != nil {
+			hreq.Body, _ = hreq.GetBody()
+		}
+		hreq.Close = true
+		resp, err = c.transport.RoundTrip(hreq)
+	}
+	h.over.Store(true)
+	a.listen()
 	if again := h.sent.Load() - 1; again > 0 {
 		res.Attempts += int(again)
 	}
@@ -245,8 +263,8 @@ func (c *Client) send(a *attempt, hreq *http.Request, res *Result, hops int) (*h
 		res.Status, res.header = 0, nil
 		return nil, err
 	}
-	if n := resp.Header.Get("Content-Length"); resp.StatusCode == http.StatusNoContent && n != "" && n != "0" {
-		h.host.suspect() // the body that it announces may follow, though a 204 has none
+	if n := resp.Header.Get("Content-Length"); resp.StatusCode == http.StatusNoContent && resp.ProtoMajor == 1 && n != "" && n != "0" {
+		c.dialer.suspect(h.host) // the body that it announces may follow, though a 204 has none
 	}
 	next, err := c.redirect(a, hreq, res.Request, resp, hops)
 	if next == nil && err == nil {
@@ -276,6 +294,7 @@ func (c *Client) init() {
 	case c.transport.MaxResponseHeaderBytes == 0:
 		c.transport.MaxResponseHeaderBytes = 256 << 10
 	}
+	c.transport.OnProxyConnectResponse = connected(c.transport.OnProxyConnectResponse)
 	if proxy := c.transport.Proxy; c.Allow != nil && proxy != nil {
 		c.transport.Proxy = func(r *http.Request) (*url.URL, error) {
 			u, err := proxy(r)
@@ -286,6 +305,24 @@ func (c *Client) init() {
 		}
 	}
 	c.dialer.init(c)
+}
+
+type connectFunc = func(ctx context.Context, proxy *url.URL, req *http.Request, resp *http.Response) error
+
+// connected returns what is called with a proxy's answer to CONNECT, after users if that is not
+// nil. net/http would make of the proxy's text an error.
+func connected(users connectFunc) connectFunc {
+	return func(ctx context.Context, proxy *url.URL, req *http.Request, resp *http.Response) error {
+		if users != nil {
+			if err := users(ctx, proxy, req, resp); err != nil {
+				return err
+			}
+		}
+		if resp.StatusCode != http.StatusOK {
+			return &Error{Kind: ErrDial, Err: fmt.Errorf("the proxy answered CONNECT with status %d", resp.StatusCode)}
+		}
+		return nil
+	}
 }
 
 func (c *Client) timeout() time.Duration {

@@ -33,8 +33,9 @@ type dialer struct {
 	closeIdle   func()
 	multiplexed bool // connections without TLS carry HTTP/2
 
-	mu    sync.Mutex
-	hosts map[origin]*hostConns // those with requests or connections
+	mu       sync.Mutex
+	hosts    map[origin]*hostConns // those with requests or connections
+	suspects map[origin]time.Time  // those that are distrusted, and until when
 }
 
 // patience is how long a dial waits for its turn. A connection that another request is
@@ -57,7 +58,9 @@ type hostConns struct {
 type hop struct {
 	*attempt
 	host  *hostConns   // set by enter
-	sent  atomic.Int32 // how often net/http has sent it
+	sent  atomic.Int32 // how often it has sent the request
+	over  atomic.Bool  // it has returned
+	conn  *guardedConn // that has been sent to last, or nil
 	trace httptrace.ClientTrace
 }
 
@@ -66,9 +69,23 @@ type hopKey struct{}
 // newHop returns the context of a hop of a.
 func newHop(a *attempt) context.Context {
 	h := &hop{attempt: a}
+	h.trace.GetConn = h.getConn
 	h.trace.GotConn = h.gotConn
-	h.trace.WroteRequest = func(httptrace.WroteRequestInfo) { a.listen() }
+	h.trace.WroteRequest = h.wroteRequest
+	h.trace.PutIdleConn = h.putIdleConn
 	return httptrace.WithClientTrace(h, &h.trace)
+}
+
+// getConn and wroteRequest are told by net/http that it looks for a connection, which may
+// take a while, and that it has written the request, perhaps too late to matter.
+func (h *hop) getConn(string) {
+	h.busy()
+}
+
+func (h *hop) wroteRequest(info httptrace.WroteRequestInfo) {
+	if info.Err == nil && !h.over.Load() {
+		h.listen()
+	}
 }
 
 func (h *hop) Value(key any) any {
@@ -88,6 +105,9 @@ func (d *dialer) enter(h *hop, o origin) {
 			d.hosts = make(map[origin]*hostConns)
 		}
 		host = &hostConns{origin: o}
+		if until, ok := d.suspects[o]; ok {
+			host.distrust.Store(until.UnixNano())
+		}
 		d.hosts[o] = host
 	}
 	h.host = host
@@ -143,7 +163,7 @@ func (d *dialer) DialContext(ctx context.Context, network, addr string) (net.Con
 	}
 	counted := &countedConn{Conn: conn, release: release, unwatch: unwatch}
 	if h.host.origin.scheme == "https" || !d.multiplexed {
-		counted.guarded = &guardedConn{Conn: conn, peek: pending(conn)}
+		counted.guarded = &guardedConn{Conn: conn, peek: pending(conn), d: d}
 		counted.Conn = counted.guarded
 	}
 	return counted, nil

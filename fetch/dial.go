@@ -74,7 +74,11 @@ func (d *dialer) allowed(conn net.Conn) (net.Conn, error) {
 	if d.allow == nil {
 		return conn, nil
 	}
-	if err := refusal(d.allow, conn.RemoteAddr().String()); err != nil {
+	address := ""
+	if addr := conn.RemoteAddr(); addr != nil {
+		address = addr.String()
+	}
+	if err := refusal(d.allow, address); err != nil {
 		conn.Close()
 		return nil, err
 	}

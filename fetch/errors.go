@@ -103,10 +103,11 @@ func (e *Error) Is(target error) bool {
 func (e *Error) Timeout() bool { return e.Kind == ErrTimeout }
 
 // causeText is the cause's text without what a server, a URL or a header may have put
-// into it: net/http and net/url quote that, so a quote and the rest are left out.
+// into it: net/http and net/url quote that, so a quote and the rest are left out. The rest may have
+// names that a certificate or a redirect has, so it is made fit for a line of text.
 func causeText(err error) string {
 	s, _, _ := strings.Cut(err.Error(), `"`)
-	return strings.TrimRight(s, " :")
+	return shorten(strings.TrimRight(s, " :"), 512)
 }
 
 // A PanicError is the Err of a request whose [Doer] panicked, or called [runtime.Goexit]

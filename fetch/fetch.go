@@ -38,7 +38,8 @@ type Result struct {
 	// The engines of this module return an [*Error], strategies also a [*PanicError].
 	Err error
 	// Unverified is set if nothing told where the body ends but the end of the connection
-	// (RFC 9112 §8), so that a part of it may be missing.
+	// (RFC 9112 §8), so that a part of it may be missing. [Client] also sets it for a
+	// body in gzip after which the server closes the connection, length or not.
 	Unverified bool
 	// Attempts counts the requests sent, retries included. A child of a [Shard] that ended
 	// without an answer counts as one, whether it had sent the request or not.
@@ -117,6 +118,8 @@ func (f *Fetcher) Fetch(ctx context.Context, reqs iter.Seq[Request]) iter.Seq[Re
 	if doer == nil {
 		doer = DefaultClient
 	}
+	// Within the Doer of another run: what that one has in its context is not for this one.
+	ctx = context.WithValue(context.WithValue(ctx, wakeKey{}, nil), placeKey{}, nil)
 	if f.Ordered {
 		return ordered(ctx, strategy, doer, numbered(reqs))
 	}
@@ -181,9 +184,7 @@ func ordered(ctx context.Context, s Strategy, d Doer, reqs iter.Seq[*Request]) i
 				}
 			}
 		}
-		// A pause of this input is for a result, and for nothing else: if this is within the Doer
-		// of another run, that one's wake is not for it.
-		for res := range s.Run(context.WithValue(ctx, wakeKey{}, nil), d, paced) {
+		for res := range s.Run(ctx, d, paced) {
 			received++
 			held[res.Request.Index] = res
 			for res, ok := held[next]; ok; res, ok = held[next] {

@@ -1,8 +1,10 @@
 package fetch
 
 import (
+	"bytes"
 	"crypto/tls"
 	"errors"
+	"maps"
 	"net"
 	"net/http/httptrace"
 	"sync"
@@ -16,29 +18,33 @@ import (
 // idle; but if the next request has taken the connection by then, it takes the bytes for
 // the answer to that.
 //
-// So a kept connection is armed from the moment when a request gets it until its first
+// What is read from a kept connection is one of these, too, but for the end of that and for what TLS
+// has to say. And a kept connection is armed from the moment when a request gets it until its first
 // Write: net/http has used up all that it had read, and what there is to read was sent before
 // the request. Then the Write is refused, and since nothing of the request has been
 // written, net/http sends it on another connection.
 //
 // An answer that arrives after the Write cannot be told from the right one, even if it was
-// sent before (RFC 9112 §9.2). To make that unlikely, a host that was caught gets a new
-// connection for each request, for the time of distrust. net/http logs some of what it finds
-// itself ("Unsolicited response received on idle HTTP channel"); that cannot be switched off.
+// sent before (RFC 9112 §9.2). To make that unlikely, an origin that was caught gets a new
+// connection for each request, for the time of distrust. net/http logs what it finds itself
+// ("Unsolicited response received on idle HTTP channel"); that cannot be switched off.
 type guardedConn struct {
 	net.Conn
-	peek func() bool // reports whether there is something to be read; nil if nobody knows
+	peek func() int // returns how many bytes there are to be read, up to some; nil if nobody knows
+	d    *dialer
 
 	mu      sync.Mutex
-	reading bool // a Read is waiting: what others returned has been used up
+	host    *hostConns // of the request that had it last
+	armed   *hop       // of the request that has it, until that is written
+	kept    bool       // its last answer was whole, and no other request has it yet
+	stray   bool       // there was something to read while it was armed, or kept
+	reading bool       // a Read is waiting: what others returned has been used up
+	last    int        // bytes that the last Read returned
 	closed  bool
 	settled chan struct{} // if not nil, closed when reading or closed becomes true
-	armed   *hop          // of the request that has the connection, until it is written
-	stray   bool          // there was something to read while it was armed
 }
 
-// distrust is how long a host that was caught is thought capable of it, if there are
-// requests or connections to it all the time.
+// distrust is how long an origin that was caught is thought capable of it.
 const distrust = time.Minute
 
 var errStray = errors.New("the server sent an answer that it was not asked for")
@@ -48,10 +54,10 @@ func (c *guardedConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.reading = n == 0 // after an error there is nothing more to wait for
-	if n > 0 && c.armed != nil {
+	c.reading, c.last = n == 0, n // after an error there is nothing more to wait for
+	if n > 0 && (c.armed != nil || c.kept && c.host.origin.scheme == "http" && !is408(b[:n])) {
 		c.caught()
-		return 0, errStray
+		return 0, errStray // net/http would log what a kept connection gets
 	}
 	return n, err
 }
@@ -68,8 +74,11 @@ func (c *guardedConn) refuses() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.armed != nil {
-		if c.peek != nil && c.peek() {
-			c.caught()
+		if c.peek != nil {
+			if n := c.peek(); n > 0 {
+				c.last = n
+				c.caught()
+			}
 		}
 		if c.stray {
 			c.armed.sent.Add(-1)
@@ -81,6 +90,11 @@ func (c *guardedConn) refuses() bool {
 
 func (c *guardedConn) Close() error {
 	c.settle(&c.closed)
+	c.mu.Lock()
+	if c.kept && !c.reading { // net/http has found something, and does not want to read more
+		c.caught()
+	}
+	c.mu.Unlock()
 	return c.Conn.Close()
 }
 
@@ -95,14 +109,14 @@ func (c *guardedConn) settle(state *bool) {
 	}
 }
 
-// arm prepares c for the first Write of h's request.
+// own makes c that of h. If it has been kept, it is prepared for the first Write of h's request.
 //
-// The wait ends: c has been given to h when the answer before it was whole, and what net/http
-// does next is to close c, if something is left of what it has read, or to read.
-func (c *guardedConn) arm(h *hop) {
+// The wait ends: c was kept when the answer before was whole, and what net/http does next
+// is to close c, if something is left of what it has read, or to read.
+func (c *guardedConn) own(h *hop, reused bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for !c.reading && !c.closed {
+	for reused && !c.reading && !c.closed {
 		if c.settled == nil {
 			c.settled = make(chan struct{})
 		}
@@ -117,24 +131,58 @@ func (c *guardedConn) arm(h *hop) {
 			return // the request will not be written
 		}
 	}
-	c.armed = h
-	if !c.reading {
-		c.caught()
+	c.host, c.kept = h.host, false
+	if reused {
+		c.armed = h
+		c.stray = c.stray || c.closed || h.host.distrusted()
 	}
-	c.stray = c.stray || h.host.distrusted()
 }
 
-// caught notes that there is something to be read before a request is written, with mu held.
+// keep says that net/http keeps c for another request.
+func (c *guardedConn) keep() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.kept = true
+}
+
+// caught notes that what was read last, or is there to be, was not asked for, with mu held.
 func (c *guardedConn) caught() {
 	c.stray = true
-	// Over TLS it need be no answer: the server says there that it is about to close.
-	if h := c.armed.host; h.origin.scheme == "http" {
-		h.suspect()
+	// Over TLS it may be the record that says that the server is about to close.
+	if c.host.origin.scheme == "http" || c.last > closeNotify {
+		c.d.suspect(c.host)
 	}
 }
 
-// suspect makes h be distrusted.
-func (h *hostConns) suspect() { h.distrust.Store(time.Now().Add(distrust).UnixNano()) }
+// is408 reports whether b begins like the answer that some servers close an idle connection with.
+func is408(b []byte) bool {
+	return bytes.HasPrefix(b, []byte("HTTP/1.1 408")) || bytes.HasPrefix(b, []byte("HTTP/1.0 408"))
+}
+
+// closeNotify is the size in bytes of an alert in TLS with an AEAD (RFC 8446 §5.2, RFC 5288), at most. An
+// answer is larger.
+const closeNotify = 5 + 8 + 2 + 16
+
+// suspect makes h's origin be distrusted.
+func (d *dialer) suspect(h *hostConns) {
+	now := time.Now()
+	until := now.Add(distrust)
+	h.distrust.Store(until.UnixNano())
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.suspects) >= maxSuspects {
+		maps.DeleteFunc(d.suspects, func(_ origin, until time.Time) bool {
+			return now.After(until) || len(d.suspects) >= maxSuspects
+		})
+	}
+	if d.suspects == nil {
+		d.suspects = make(map[origin]time.Time)
+	}
+	d.suspects[h.origin] = until
+}
+
+// maxSuspects is how many origins are distrusted at the most.
+const maxSuspects = 10_000
 
 // distrusted reports whether h was suspected of late.
 func (h *hostConns) distrusted() bool {
@@ -145,17 +193,23 @@ func (h *hostConns) distrusted() bool {
 // gotConn is told by net/http to which connection it is about to write h's request.
 func (h *hop) gotConn(info httptrace.GotConnInfo) {
 	h.sent.Add(1)
-	if !info.Reused {
-		return // there was no request before that something could be left of
-	}
 	conn := info.Conn
-	if t, ok := conn.(*tls.Conn); ok {
+	for t, ok := conn.(*tls.Conn); ok; t, ok = conn.(*tls.Conn) { // twice, within a proxy's
 		if t.ConnectionState().NegotiatedProtocol == "h2" {
 			return // its answers bear the number of their request
 		}
 		conn = t.NetConn()
 	}
 	if c, ok := conn.(*countedConn); ok && c.guarded != nil {
-		c.guarded.arm(h)
+		h.conn = c.guarded
+		h.conn.own(h, info.Reused)
+	}
+}
+
+// putIdleConn is told by net/http that it keeps the connection of h's request, or why not. That
+// comes before the connection is read from again.
+func (h *hop) putIdleConn(err error) {
+	if err == nil && h.conn != nil {
+		h.conn.keep()
 	}
 }

@@ -5,4 +5,4 @@ package fetch
 import "net"
 
 // pending returns nil: here only those bytes are seen that net/http's reader gets in time.
-func pending(net.Conn) func() bool { return nil }
+func pending(net.Conn) func() int { return nil }

@@ -7,8 +7,8 @@ import (
 	"syscall"
 )
 
-// pending returns a function that reports whether the system has bytes for c to read.
-func pending(c net.Conn) func() bool {
+// pending returns a function that tells how many bytes the system has for c to read, up to 64.
+func pending(c net.Conn) func() int {
 	sc, ok := c.(syscall.Conn)
 	if !ok {
 		return nil
@@ -17,15 +17,14 @@ func pending(c net.Conn) func() bool {
 	if err != nil {
 		return nil
 	}
-	var some bool
-	var b [1]byte
-	f := func(fd uintptr) {
-		n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		some = n > 0 && err == nil
+	var n int
+	var b [64]byte
+	peek := func(fd uintptr) {
+		n, _, _ = syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
 	}
-	return func() bool {
-		some = false
-		raw.Control(f)
-		return some
+	return func() int {
+		n = 0
+		_ = raw.Control(peek) // fails if c is closed: then there is nothing
+		return n
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -25,7 +26,7 @@ import (
 // one from time to time that finds out whether it is back: after a second, then after twice
 // as long each time, up to MaxPark.
 //
-// What a redirect leads to is not looked at. A PerHost may be used by several goroutines at once,
+// What a redirect leads to is not looked at. A Doer within a PerHost must not use the same PerHost. A PerHost may be used by several goroutines at once,
 // and must not be copied or changed after its first use. The zero value is ready. It
 // forgets hosts that nothing has to be remembered of.
 type PerHost struct {
@@ -52,6 +53,7 @@ type PerHost struct {
 type hostState struct {
 	key      hostKey
 	underWay int
+	called   int // those that waited, and may begin as soon as they have their places back
 	waiting  []*turn
 	next     time.Time   // no request begins before: parked, or for the sake of spacing
 	timer    *time.Timer // if not nil: calls admit at the time of next, or before
@@ -96,42 +98,60 @@ func (p *PerHost) enter(ctx context.Context, key hostKey) (*hostState, error) {
 	defer p.mu.Unlock()
 	now := time.Now()
 	h := p.host(key, now)
-	switch {
-	case p.isDown(h) && (h.underWay > 0 || len(h.waiting) > 0 || now.Before(h.probe)):
-		return nil, h.downError(now)
-	case p.isDown(h):
+	if p.isDown(h) {
+		if h.probe.IsZero() || now.Before(h.probe) {
+			return nil, h.downError(now)
+		}
 		h.probe = time.Time{} // this request is the one
 	}
-	if len(h.waiting) == 0 && h.underWay < p.limit() && !now.Before(h.next) {
+	if len(h.waiting) == 0 && h.called == 0 && h.underWay < p.limit() && !now.Before(h.next) {
 		p.begin(h, now)
 		return h, nil
 	}
 	t := &turn{come: make(chan struct{})}
 	h.waiting = append(h.waiting, t)
-	p.admit(h, now)
-	p.mu.Unlock()
-	stepAside(ctx, func() {
-		select {
-		case <-t.come:
-		case <-ctx.Done():
+	for {
+		p.admit(h, time.Now())
+		p.mu.Unlock()
+		stepAside(ctx, func() {
+			select {
+			case <-t.come:
+			case <-ctx.Done():
+			}
+		})
+		p.mu.Lock()
+		now = time.Now()
+		if i := slices.Index(h.waiting, t); i >= 0 {
+			h.waiting = slices.Delete(h.waiting, i, i+1)
+		} else if t.err == nil {
+			h.called--
 		}
-	})
-	p.mu.Lock()
-	if i := slices.Index(h.waiting, t); i >= 0 {
-		h.waiting = slices.Delete(h.waiting, i, i+1)
-		p.forget(h, time.Now())
-		return nil, ctx.Err()
+		switch {
+		case t.err != nil:
+			return nil, t.err
+		case ctx.Err() != nil:
+			if h.probe.IsZero() {
+				h.probe = now // in case this was to be it
+			}
+			p.admit(h, now)
+			p.forget(h, now)
+			return nil, ctx.Err()
+		case !now.Before(h.next):
+			p.begin(h, now)
+			p.admit(h, now)
+			return h, nil
+		}
+		// The host has been parked since it was called, and while it got its place back.
+		t.come = make(chan struct{})
+		h.waiting = slices.Insert(h.waiting, 0, t)
 	}
-	if t.err != nil {
-		return nil, t.err
-	}
-	return h, nil
 }
 
-// admit lets those who wait for h begin, and has itself called when more of them may. As
-// all below, it is called with mu held.
+// admit calls those who wait for h, and has itself called when there may be more to call. One
+// who is called has yet to get its place with the strategy, so where there is Spacing
+// it is called alone. As all below, admit is called with mu held.
 func (p *PerHost) admit(h *hostState, now time.Time) {
-	for len(h.waiting) > 0 && h.underWay < p.limit() {
+	for len(h.waiting) > 0 && h.underWay+h.called < p.limit() && (h.called == 0 || p.Spacing == 0) {
 		if d := h.next.Sub(now); d > 0 {
 			if h.timer == nil {
 				h.timer = time.AfterFunc(d, func() {
@@ -143,7 +163,7 @@ func (p *PerHost) admit(h *hostState, now time.Time) {
 			}
 			return
 		}
-		p.begin(h, now)
+		h.called++
 		h.pop(nil)
 	}
 }
@@ -156,7 +176,7 @@ func (p *PerHost) begin(h *hostState, now time.Time) {
 	}
 }
 
-// pop tells the first of those who wait that its turn has come, or why it never will.
+// pop calls the first of those who wait, or tells it why it never will be.
 func (h *hostState) pop(err error) {
 	t := h.waiting[0]
 	h.waiting[0] = nil
@@ -175,10 +195,9 @@ func (p *PerHost) leave(ctx context.Context, h *hostState, res *Result) {
 		h.next = later(h.next, now.Add(min(after, p.maxPark())))
 	}
 	switch {
-	case ctx.Err() != nil: // nobody waited for the host to answer
-	case alive(res):
+	case ctx.Err() == nil && alive(res):
 		h.failures, h.last, h.pause = 0, nil, 0
-	case dead(res):
+	case ctx.Err() == nil && dead(res):
 		h.failures++
 		h.last, h.failed = res.Err, now
 		if p.isDown(h) && (h.pause == 0 || h.probe.IsZero()) {
@@ -187,6 +206,10 @@ func (p *PerHost) leave(ctx context.Context, h *hostState, res *Result) {
 		}
 		for p.isDown(h) && len(h.waiting) > 0 {
 			h.pop(h.downError(now))
+		}
+	default: // nothing is known
+		if h.probe.IsZero() {
+			h.probe = now // in case this was to be it
 		}
 	}
 	p.admit(h, now)
@@ -278,7 +301,7 @@ func (p *PerHost) forget(h *hostState, now time.Time) {
 	}
 }
 
-func (h *hostState) idle() bool { return h.underWay == 0 && len(h.waiting) == 0 }
+func (h *hostState) idle() bool { return h.underWay+h.called+len(h.waiting) == 0 }
 
 // A hostKey is the host of a URL. It need not be valid.
 type hostKey struct{ name, port string }
@@ -288,7 +311,12 @@ func hostKeyOf(raw string) hostKey {
 	host = host[strings.LastIndexByte(host, '@')+1:]
 	port := ""
 	if i := strings.LastIndexByte(host, ':'); i > strings.LastIndexByte(host, ']') {
-		host, port = host[:i], host[i+1:]
+		host, port = host[:i], strings.TrimLeft(host[i+1:], "0")
+	}
+	if strings.HasPrefix(host, "[") {
+		if ip, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
+			host = ip.String()
+		}
 	}
 	if port == "" {
 		port = "80"

@@ -20,7 +20,7 @@ func pipelined(ctx context.Context, d BatchDoer, reqs iter.Seq[*Request], limit,
 		if ctx.Err() != nil {
 			return
 		}
-		ctx, cancel := context.WithCancel(withPlace(ctx, nil))
+		ctx, cancel := context.WithCancel(ctx)
 		results := make(chan Result, limit)
 		groups := make(map[string][]*Request) // by host
 		out := 0                              // started, and their results not received

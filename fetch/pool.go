@@ -32,24 +32,25 @@ func (p Pool) Run(ctx context.Context, d Doer, reqs iter.Seq[*Request]) iter.Seq
 		defer cancel()
 
 		// A worker whose request only waits for something starts another one in its stead,
-		// and comes back when one of them leaves.
+		// and goes on when one of them leaves. If it does not wait for that, because
+		// its request has ended, it is itself the one that leaves.
 		var work func()
 		back := make(chan struct{})
-		doing := withPlace(ctx, &place{
-			give: func() { running.Go(work) },
-			take: func() {
-				// There are as many others as there were workers before it gave its place, until
-				// the run ends. Each gets to its select, or gives its place as well.
-				select {
-				case back <- struct{}{}:
-				case <-ctx.Done():
-				}
-			},
-		})
+		take := func(ctx context.Context) bool {
+			// There are as many others as there were workers before it gave its place, until the
+			// run ends. Each gets to its select, or gives its place as well.
+			select {
+			case back <- struct{}{}:
+				return true
+			case <-ctx.Done():
+				return false
+			}
+		}
 		work = func() {
+			p := &place{Context: ctx, give: func() { running.Go(work) }, take: take}
 			done := false
 			defer func() {
-				if !done { // the Doer called runtime.Goexit
+				if !done && !p.isLost() { // the Doer called runtime.Goexit
 					running.Go(work)
 				}
 			}()
@@ -57,9 +58,9 @@ func (p Pool) Run(ctx context.Context, d Doer, reqs iter.Seq[*Request]) iter.Seq
 				select {
 				case r, ok := <-queue:
 					if ok {
-						answer(doing, d, r, results)
+						answer(p, d, r, results)
 					}
-					done = !ok
+					done = !ok || p.isLost()
 				case <-back:
 					done = true
 				}

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // redirect returns the request that resp, the answer to hreq, asks for; nil if
@@ -77,10 +78,16 @@ func (c *Client) redirect(a *attempt, hreq *http.Request, req *Request, resp *ht
 	return next, nil
 }
 
-// sameOrigin reports whether a and b have the same scheme, host and port (RFC 6454 §4).
+// sameOrigin reports whether a and b have the same scheme, host and port (RFC 6454 §4). Of names
+// that are not ASCII only the same spelling counts: what Unicode takes for one letter in two
+// cases may be two hosts.
 func sameOrigin(a, b *url.URL) bool {
-	return a.Scheme == b.Scheme &&
-		strings.EqualFold(origin{a.Scheme, a.Host}.addr(), origin{b.Scheme, b.Host}.addr())
+	to, from := origin{a.Scheme, a.Host}.addr(), origin{b.Scheme, b.Host}.addr()
+	return a.Scheme == b.Scheme && (to == from || isASCII(to) && isASCII(from) && strings.EqualFold(to, from))
+}
+
+func isASCII(s string) bool {
+	return strings.IndexFunc(s, func(r rune) bool { return r >= utf8.RuneSelf }) < 0
 }
 
 // keep adds to h those of the caller's header fields that every origin may have.

@@ -3,7 +3,6 @@ package fetch
 import (
 	"context"
 	"errors"
-	"math"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -111,9 +110,12 @@ func repeatable(req *Request) bool {
 
 // wait returns the time between the attempt that ended in res and the next.
 func (r *Retry) wait(try int, res *Result) time.Duration {
-	most := r.maxWait()
-	first := durationOr(r.Backoff, 100*time.Millisecond)
-	longest := min(most, time.Duration(math.Ldexp(float64(first), min(try-1, 30))))
+	most := min(r.maxWait(), forEver)
+	first := min(durationOr(r.Backoff, 100*time.Millisecond), most)
+	longest := first
+	for range try - 1 {
+		longest = min(2*longest, most)
+	}
 	wait := rand.N(longest + 1)
 	if after, ok := retryAfter(res, time.Now()); ok {
 		// All that were sent away together must not come back together.

@@ -44,19 +44,32 @@ func perURL(ctx context.Context, d Doer, reqs iter.Seq[*Request], limit, ahead i
 		defer running.Wait()
 		defer cancel()
 
-		// Both block until one of the goroutines is done, or waits. They always get there,
-		// since their sends do not block, and soon after ctx is done, since the Doer returns.
-		take := func() { tokens <- struct{}{} }
 		give := func() { <-tokens }
-		doing := withPlace(ctx, nil)
-		if places {
-			doing = withPlace(ctx, &place{give, take})
+		take := func(ctx context.Context) bool {
+			select {
+			case tokens <- struct{}{}:
+				return true
+			case <-ctx.Done():
+				return false
+			}
 		}
 		start := func(r *Request) {
-			take()
+			// Blocks until one of the goroutines is done, or waits. They always get there,
+			// since their sends do not block, and soon after ctx is done, since the Doer returns.
+			tokens <- struct{}{}
 			running.Go(func() {
-				defer give()
-				answer(doing, d, r, results)
+				if !places {
+					defer give()
+					answer(ctx, d, r, results)
+					return
+				}
+				p := &place{Context: ctx, give: give, take: take}
+				defer func() {
+					if !p.isLost() {
+						give()
+					}
+				}()
+				answer(p, d, r, results)
 			})
 		}
 		flow(ctx, ahead, reqs, start, results, yield)

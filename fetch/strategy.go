@@ -120,7 +120,7 @@ type wakeKey struct{}
 // wakeFrom returns the channel that ends a pause early, or nil. An input whose requests
 // come from elsewhere, and so at any time, puts it into the context: it pauses while it has
 // none, so that results are handed out, and the next request must not have to wait for a result.
-// An input that pauses for a result, as that of [Fetcher.Ordered], takes it out of the context.
+// [Fetcher.Fetch] takes it out of the context again: within a Doer it is not for the inner run.
 func wakeFrom(ctx context.Context) <-chan struct{} {
 	wake, _ := ctx.Value(wakeKey{}).(chan struct{})
 	return wake

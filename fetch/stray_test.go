@@ -2,15 +2,18 @@ package fetch_test
 
 import (
 	"bufio"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -21,10 +24,14 @@ import (
 // strayServer answers GET /N with N, and every so many times sends a second answer after that,
 // in the same write or in one of its own; half of those come after a 204. It returns its
 // URL and the number of connections.
-func strayServer(t *testing.T, every int64, writes int) (string, *atomic.Int64) {
+func strayServer(t *testing.T, secure *httptest.Server, every int64, writes int) (string, *atomic.Int64) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
+	scheme := "http://"
+	if secure != nil {
+		l, scheme = tls.NewListener(l, &tls.Config{Certificates: secure.TLS.Certificates}), "https://"
+	}
 	var conns, n atomic.Int64
 	var running sync.WaitGroup
 	serve := func(conn net.Conn) {
@@ -66,7 +73,7 @@ func strayServer(t *testing.T, every int64, writes int) (string, *atomic.Int64) 
 		l.Close()
 		running.Wait()
 	})
-	return "http://" + l.Addr().String(), &conns
+	return scheme + l.Addr().String(), &conns
 }
 
 // quiet keeps net/http from logging what this test's servers send unasked.
@@ -80,26 +87,36 @@ func quiet(t *testing.T) {
 // sends nothing amiss keeps its connections.
 func TestClientStrayAnswers(t *testing.T) {
 	quiet(t)
+	secure := httptest.NewTLSServer(nil)
+	defer secure.Close()
 	for _, c := range []struct {
 		name   string
 		n      int
 		every  int64
 		writes int
 		most   int // wrong answers
+		atOnce int
+		secure *httptest.Server
 	}{
-		{"none", 48_000, 0, 1, 0},
-		{"in the same write", 48_000, 5, 1, 0},
+		{"none", 48_000, 0, 1, 0, 64, nil},
+		{"in the same write", 48_000, 5, 1, 0, 64, nil},
 		// What arrives after the next request was written cannot be told from the answer to that.
 		// It can happen until the server is caught for the first time.
-		{"in a write of their own", 8_000, 5, 2, 2},
+		{"in a write of their own", 8_000, 5, 2, 2, 64, nil},
+		{"none, TLS", 4_000, 0, 1, 0, 64, secure},
+		{"in the same write, TLS", 2_000, 5, 1, 0, 16, secure},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			n := c.n
 			if testing.Short() {
 				n /= 10
 			}
-			url, conns := strayServer(t, c.every, c.writes)
-			f := fetch.Fetcher{Strategy: fetch.Pool{Workers: 64}, Doer: tidy(t, &fetch.Client{})}
+			url, conns := strayServer(t, c.secure, c.every, c.writes)
+			transport := fetch.NewTransport()
+			if c.secure != nil {
+				transport = trusting(c.secure, transport)
+			}
+			f := fetch.Fetcher{Strategy: fetch.Pool{Workers: c.atOnce}, Doer: tidy(t, &fetch.Client{Transport: transport})}
 			wrong, received := 0, 0
 			for r := range f.Fetch(t.Context(), func(yield func(fetch.Request) bool) {
 				for i := range n {
@@ -124,6 +141,37 @@ func TestClientStrayAnswers(t *testing.T) {
 	}
 }
 
+// Who was caught once is not trusted again as soon as nothing is under way there.
+func TestClientRemembersStrayAnswers(t *testing.T) {
+	quiet(t)
+	secure := httptest.NewTLSServer(nil)
+	defer secure.Close()
+	for name, secure := range map[string]*httptest.Server{"plain": nil, "TLS": secure} {
+		t.Run(name, func(t *testing.T) {
+			url, conns := strayServer(t, secure, 1, 2)
+			transport := fetch.NewTransport()
+			if secure != nil {
+				transport = trusting(secure, transport)
+			}
+			client := tidy(t, &fetch.Client{Transport: transport})
+			require.Eventually(t, func() bool { // in a pause the answer that nobody asked for is noticed
+				before := conns.Load()
+				get(t, client, url+"/0")
+				get(t, client, url+"/0")
+				get(t, client, url+"/0")
+				return conns.Load() == before+3
+			}, soon, 10*time.Millisecond)
+			before := conns.Load()
+			for i := range 100 {
+				res := get(t, client, fmt.Sprint(url, "/", i))
+				require.NoError(t, res.Err)
+				require.Contains(t, []string{"", fmt.Sprint(i)}, string(res.Body))
+			}
+			assert.Equal(t, before+100, conns.Load(), "connections")
+		})
+	}
+}
+
 // A 204 that announces a body may be followed by that, at any time.
 func TestClientLateBodyOf204(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -140,9 +188,11 @@ func TestClientLateBodyOf204(t *testing.T) {
 			go func() {
 				defer conn.Close()
 				for r := bufio.NewReader(conn); ; {
-					if _, err := http.ReadRequest(r); err != nil {
+					req, err := http.ReadRequest(r)
+					if err != nil {
 						return
 					}
+					io.Copy(io.Discard, req.Body)
 					io.WriteString(conn, "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n")
 				}
 			}()
@@ -153,4 +203,10 @@ func TestClientLateBodyOf204(t *testing.T) {
 		require.NoError(t, get(t, client, "http://"+l.Addr().String()).Err)
 	}
 	assert.EqualValues(t, 3, conns.Load(), "a connection was used again")
+	// A connection that was kept from before is refused, whatever was to be sent on it.
+	for _, size := range []int{0, 1, 3000, 5000, 100_000} {
+		res := client.Do(t.Context(), &fetch.Request{Method: "POST", URL: "http://" + l.Addr().String(), Body: make([]byte, size)})
+		assert.NoError(t, res.Err, size)
+		assert.Equal(t, 1, res.Attempts)
+	}
 }

@@ -33,8 +33,8 @@ import (
 //  1. Do returns soon, and does not panic. When its context ends it returns at once, with an error of kind
 //     [fetch.ErrTimeout] (also a [context.DeadlineExceeded]) or [fetch.ErrCanceled] (also a [context.Canceled]).
 //  2. A Result without an error has the answer's status and its whole body, decoded, which stays
-//     as it is whatever is fetched next. Unverified is set if nothing but the end of a
-//     connection without TLS told where the body ends, and only then.
+//     as it is whatever is fetched next. Unverified is set if nothing but the end of the
+//     connection told where the body ends, and only then.
 //  3. What is not a whole answer is an error of the [fetch.Kind] that [fetch.KindOf] finds, and
 //     no part of a body comes with it. Its Status is that of the last whole head, or 0. Its text is one
 //     line, without the user info or query of a URL, and without the value of a header field.
