@@ -98,7 +98,7 @@ func NewTransport() *http.Transport {
 // HTTP returns a [Doer] that performs requests by c.Do, with c's transport, cookies,
 // redirect policy and timeout; nil means [http.DefaultClient]. Of the fields of
 // the [Client] that it returns, Timeout (none, unless set) and MaxBody apply: it is as safe
-// as c is, and no safer.
+// as c is, and no safer. With an Allow, every request fails.
 //
 // A transport that nobody tuned throws most connections away: see [NewTransport].
 func HTTP(c *http.Client) *Client {
@@ -194,9 +194,9 @@ func (c *Client) newHTTPRequest(a *attempt, r *Request) (*http.Request, error) {
 	return hreq, nil
 }
 
-// framing are fields that net/http writes itself, or heeds. Under another spelling it would send
-// them as they are, and the server would not see the end of the request where it is.
-var framing = map[string]bool{"Host": true, "Content-Length": true, "Transfer-Encoding": true, "Trailer": true, "Connection": true, "User-Agent": true}
+// framing are fields that net/http or the Client writes itself, or heeds. Under another spelling they would
+// be sent as they are, beside those, and the server might not see the end of the request where it is.
+var framing = map[string]bool{"Host": true, "Content-Length": true, "Transfer-Encoding": true, "Trailer": true, "Connection": true, "User-Agent": true, "Authorization": true}
 
 // setBody makes body the one of hreq, in the way that lets a transport send it again.
 func setBody(hreq *http.Request, body []byte) {
@@ -211,6 +211,9 @@ func setBody(hreq *http.Request, body []byte) {
 // exchange sends hreq and follows redirects, and puts the answer into res.
 func (c *Client) exchange(a *attempt, hreq *http.Request, res *Result) error {
 	if c.http != nil {
+		if c.Allow != nil { // rather than a hole in the fence
+			return errNotAsked
+		}
 		resp, err := c.http.Do(hreq)
 		if err != nil && resp != nil { // only if its redirect policy refused
 			res.Status, res.header = resp.StatusCode, resp.Header

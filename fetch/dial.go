@@ -14,8 +14,9 @@ import (
 type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
 
 var (
-	errProxied = &Error{Kind: ErrAddress, Err: errors.New("there is a proxy, which would connect to what it likes: unset Transport.Proxy or Allow")}
-	errDialTLS = &Error{Kind: ErrAddress, Err: errors.New("the Transport has a DialTLSContext, which Allow is not asked by: use DialContext and TLSClientConfig")}
+	errProxied  = &Error{Kind: ErrAddress, Err: errors.New("there is a proxy, which would connect to what it likes: unset Transport.Proxy or Allow")}
+	errNotAsked = &Error{Kind: ErrAddress, Err: errors.New("the connections are an http.Client's, which does not ask Allow: use a Client with its Transport")}
+	errDialTLS  = &Error{Kind: ErrAddress, Err: errors.New("the Transport has a DialTLSContext, which Allow is not asked by: use DialContext and TLSClientConfig")}
 )
 
 // init makes d the dialer of c's transport.

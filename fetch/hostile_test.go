@@ -30,7 +30,7 @@ func TestClientFramingFields(t *testing.T) {
 	server := serve(t, answers([]byte("hello")))
 	client := tidy(t, &fetch.Client{})
 	for name, ok := range map[string]bool{
-		"content-length": false, "CONTENT-LENGTH": false, "transfer-encoding": false, "host": false, "trailer": false, "connection": false, "user-agent": false,
+		"content-length": false, "CONTENT-LENGTH": false, "transfer-encoding": false, "host": false, "trailer": false, "connection": false, "user-agent": false, "authorization": false,
 		"x-custom": true, "Content-Length": true, "User-Agent": true, "Connection": true,
 	} {
 		res := client.Do(t.Context(), &fetch.Request{URL: server.URL, Header: http.Header{name: {"5"}}})

@@ -18,8 +18,9 @@ import (
 // way, Spacing has passed since the last one began, and the host is not parked: one that
 // answers 429 or 503 with Retry-After is parked for that time, up to MaxPark. Meanwhile a [Pool],
 // [Semaphore] or [Batch] has another request performed in its place; the other strategies do
-// not. Since a strategy takes no more than a number of requests ahead, shuffle an input that
-// has all URLs of a host in a row.
+// not. Since a strategy takes no more than a number of requests ahead, those that wait hold the
+// others up once there are that many: shuffle an input that has all URLs of a host in a row, and give
+// the strategy a limit well above what waits.
 //
 // A host that has shown no sign of life (an [ErrDial], [ErrDNS] or [ErrTimeout]) Failures times
 // in a row is down: requests to it fail at once with the last such error, and Attempts 0, but for
@@ -90,6 +91,9 @@ func (p *PerHost) Do(ctx context.Context, req *Request) (res Result) {
 	}
 	return Result{Request: req, Err: err}
 }
+
+// CloseIdleConnections calls the method of the same name that the Doer has, if it has one.
+func (p *PerHost) CloseIdleConnections() { closeIdle(p.Doer) }
 
 // enter returns the host of key when a request to it may begin, which has to leave again; or
 // nil and why it must not.

@@ -492,6 +492,14 @@ func TestDoersCompose(t *testing.T) {
 			assert.Equal(t, 500, n)
 		})
 	}
+	// Their connections are those of the Doer within.
+	all := &fetch.Retry{Doer: &fetch.PerHost{Doer: fetch.Rate{Doer: client}}}
+	before := server.Conns()
+	for range 2 {
+		all.CloseIdleConnections()
+		require.NoError(t, get(t, all, server.Ping(1)).Err)
+	}
+	assert.Equal(t, before+2, server.Conns())
 	// The zero values use the DefaultClient.
 	for _, d := range []fetch.Doer{&fetch.Retry{}, &fetch.PerHost{}, fetch.Rate{}} {
 		assert.ErrorIs(t, get(t, d, "ftp://a.test/").Err, fetch.ErrBadURL)

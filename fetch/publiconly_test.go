@@ -127,6 +127,9 @@ func TestClientAllowAndOthers(t *testing.T) {
 		assert.ErrorIs(t, res.Err, fetch.ErrAddress)
 		assert.ErrorContains(t, res.Err, "DialTLSContext")
 	}
+	client = tidy(t, fetch.HTTP(&http.Client{Transport: fetch.NewTransport()}))
+	client.Allow = fetch.PublicOnly
+	assert.ErrorIs(t, get(t, client, proxy.URL).Err, fetch.ErrAddress)
 	// A connection to what has no IP address cannot be judged.
 	client = tidy(t, &fetch.Client{Allow: func(netip.AddrPort) error { return nil }, Transport: dialedBy(func(context.Context, string, string) (net.Conn, error) {
 		conn, other := net.Pipe()

@@ -20,6 +20,9 @@ type Rate struct {
 	Limit *rate.Limiter
 }
 
+// CloseIdleConnections calls the method of the same name that the Doer has, if it has one.
+func (r Rate) CloseIdleConnections() { closeIdle(r.Doer) }
+
 // Do implements [Doer].
 func (r Rate) Do(ctx context.Context, req *Request) Result {
 	if r.Limit != nil {

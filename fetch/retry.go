@@ -34,8 +34,8 @@ type Retry struct {
 	// Attempts is how many there are at the most, the first included. 0 means 3.
 	Attempts int
 	// Budget is the share of the requests that may be retries, all requests of this Retry
-	// taken together; and 10 are in reserve. 0 means 0.2, so a server that always
-	// fails sees at most 1.2 times the requests. At most 10, which is no limit with the
+	// taken together; and 10 are in reserve. Of what good times do not use, no more than 90 are
+	// saved up. 0 means 0.2, so a server that always fails sees at most 1.2 times the requests. At most 10, which is no limit with the
 	// default Attempts.
 	Budget float64
 	// Backoff is the longest wait before the second attempt; it doubles with each. 0 means 100 ms.
@@ -75,6 +75,9 @@ func (r *Retry) Do(ctx context.Context, req *Request) Result {
 		}
 	}
 }
+
+// CloseIdleConnections calls the method of the same name that the Doer has, if it has one.
+func (r *Retry) CloseIdleConnections() { closeIdle(r.Doer) }
 
 // helps reports whether another attempt may end better than in res.
 func helps(res *Result) bool {
@@ -198,6 +201,13 @@ func durationOr(d, zero time.Duration) time.Duration {
 		return zero
 	}
 	return d
+}
+
+// closeIdle closes the idle connections of d, if it has a way for that.
+func closeIdle(d Doer) {
+	if c, ok := doerOr(d).(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
 }
 
 // doerOr returns d, or what stands for nil.
