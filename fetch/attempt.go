@@ -21,7 +21,7 @@ type attempt struct {
 	listening     atomic.Bool   // the timer is set for idle
 }
 
-// newAttempt starts an attempt. It has to be canceled.
+// newAttempt starts an attempt, which has to be stopped.
 func newAttempt(caller context.Context, timeout, idle time.Duration) *attempt {
 	a := &attempt{caller: caller, timeout: timeout, idle: idle}
 	a.Context, a.cancel = context.WithCancelCause(caller)

@@ -2,6 +2,7 @@ package fetch
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -146,7 +147,7 @@ func (c *Client) CloseIdleConnections() {
 		return
 	}
 	c.once.Do(c.init)
-	c.transport.CloseIdleConnections()
+	c.dialer.closeIdle()
 }
 
 // newHTTPRequest checks r and translates it.
@@ -329,22 +330,13 @@ func connected(users connectFunc) connectFunc {
 }
 
 func (c *Client) timeout() time.Duration {
-	if c.Timeout == 0 {
-		return 30 * time.Second
-	}
-	return c.Timeout
+	return cmp.Or(c.Timeout, 30*time.Second)
 }
 
 func (c *Client) idleRead() time.Duration {
-	if c.IdleRead == 0 {
-		return 15 * time.Second
-	}
-	return c.IdleRead
+	return cmp.Or(c.IdleRead, 15*time.Second)
 }
 
 func (c *Client) maxBody() int64 {
-	if c.MaxBody == 0 {
-		return 10 << 20
-	}
-	return c.MaxBody
+	return cmp.Or(c.MaxBody, 10<<20)
 }

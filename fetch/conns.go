@@ -1,11 +1,14 @@
 package fetch
 
 import (
+	"cmp"
 	"context"
 	"net"
+	"net/http"
 	"net/http/httptrace"
 	"net/netip"
 	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,8 +33,9 @@ type dialer struct {
 	dial        dialFunc
 	allow       func(netip.AddrPort) error // may be nil
 	patience    time.Duration              // with what this machine lacks
-	closeIdle   func()
-	multiplexed bool // connections without TLS carry HTTP/2
+	transport   *http.Transport
+	closing     atomic.Int32 // calls of closeIdle under way
+	multiplexed bool         // connections without TLS carry HTTP/2
 
 	mu       sync.Mutex
 	hosts    map[origin]*hostConns // those with requests or connections
@@ -186,11 +190,14 @@ func watch(h *hop, f func()) (unwatch func()) {
 // addr returns the address that net/http dials for o if there is no proxy.
 func (o origin) addr() string {
 	u := url.URL{Host: o.host}
-	port := u.Port()
-	if port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[o.scheme]
+	return net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), defaultPort(o.scheme)))
+}
+
+func defaultPort(scheme string) string {
+	if strings.EqualFold(scheme, "https") {
+		return "443"
 	}
-	return net.JoinHostPort(u.Hostname(), port)
+	return "80"
 }
 
 // reserve counts a connection in as soon as h's host has more requests than

@@ -22,7 +22,7 @@ var (
 // init makes d the dialer of c's transport.
 func (d *dialer) init(c *Client) {
 	t := c.transport
-	d.allow, d.closeIdle = c.Allow, t.CloseIdleConnections
+	d.allow, d.transport = c.Allow, t
 	d.patience = 5 * time.Second
 	if c.timeout() > 0 {
 		d.patience = min(d.patience, c.timeout()/2)
@@ -67,6 +67,14 @@ func (d *dialer) open(ctx context.Context, network, addr string) (net.Conn, erro
 			return nil, err
 		}
 	}
+}
+
+// closeIdle closes the connections that no request is using. One that is closed just when it has
+// been kept looks like one on which something was found.
+func (d *dialer) closeIdle() {
+	d.closing.Add(1)
+	defer d.closing.Add(-1)
+	d.transport.CloseIdleConnections()
 }
 
 // allowed returns conn if it leads to where it may. That has been asked before if the dial was

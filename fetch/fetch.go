@@ -111,12 +111,9 @@ func (f *Fetcher) Fetch(ctx context.Context, reqs iter.Seq[Request]) iter.Seq[Re
 	if reqs == nil {
 		panic("fetch: Fetch of a nil sequence")
 	}
-	strategy, doer := f.Strategy, f.Doer
+	strategy, doer := f.Strategy, doerOr(f.Doer)
 	if strategy == nil {
 		strategy = Pool{}
-	}
-	if doer == nil {
-		doer = DefaultClient
 	}
 	// Within the Doer of another run: what that one has in its context is not for this one.
 	ctx = context.WithValue(context.WithValue(ctx, wakeKey{}, nil), placeKey{}, nil)

@@ -55,7 +55,11 @@ func (c *guardedConn) Read(b []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.reading, c.last = n == 0, n // after an error there is nothing more to wait for
-	if n > 0 && (c.armed != nil || c.kept && c.host.origin.scheme == "http" && !is408(b[:n])) {
+	switch {
+	case n == 0:
+	case c.kept && is408(b[:n]):
+		c.kept = false // net/http closes it, and there is nothing to suspect
+	case c.armed != nil, c.kept && c.host.origin.scheme == "http":
 		c.caught()
 		return 0, errStray // net/http would log what a kept connection gets
 	}
@@ -91,8 +95,8 @@ func (c *guardedConn) refuses() bool {
 func (c *guardedConn) Close() error {
 	c.settle(&c.closed)
 	c.mu.Lock()
-	if c.kept && !c.reading { // net/http has found something, and does not want to read more
-		c.caught()
+	if c.kept && !c.reading && c.d.closing.Load() == 0 {
+		c.caught() // net/http has found something, and does not want to read more
 	}
 	c.mu.Unlock()
 	return c.Conn.Close()

@@ -1,6 +1,7 @@
 package fetch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,9 +28,10 @@ import (
 // one from time to time that finds out whether it is back: after a second, then after twice
 // as long each time, up to MaxPark.
 //
-// What a redirect leads to is not looked at. A Doer within a PerHost must not use the same PerHost. A PerHost may be used by several goroutines at once,
-// and must not be copied or changed after its first use. The zero value is ready. It
-// forgets hosts that nothing has to be remembered of.
+// What a redirect leads to is not looked at. A Doer within a PerHost must not use the same
+// PerHost. A PerHost may be used by several goroutines at once, and must not be copied or changed
+// after its first use. The zero value is ready. It forgets hosts that nothing has to
+// be remembered of.
 type PerHost struct {
 	// Doer performs the requests. nil means [DefaultClient].
 	Doer Doer
@@ -322,13 +324,7 @@ func hostKeyOf(raw string) hostKey {
 			host = ip.String()
 		}
 	}
-	if port == "" {
-		port = "80"
-		if strings.EqualFold(scheme, "https") {
-			port = "443"
-		}
-	}
-	return hostKey{strings.ToLower(strings.TrimSuffix(host, ".")), port}
+	return hostKey{strings.ToLower(strings.TrimSuffix(host, ".")), cmp.Or(port, defaultPort(scheme))}
 }
 
 func (p *PerHost) check() {
@@ -338,14 +334,11 @@ func (p *PerHost) check() {
 }
 
 func (p *PerHost) limit() int             { return limit("PerHost.Limit", p.Limit, 8, maxLimit) }
-func (p *PerHost) maxPark() time.Duration { return durationOr(p.MaxPark, time.Minute) }
+func (p *PerHost) maxPark() time.Duration { return cmp.Or(p.MaxPark, time.Minute) }
 
 // failures returns the number of failures after which a host is down, or 0 if none ever is.
 func (p *PerHost) failures() int {
-	if p.Failures == 0 {
-		return 3
-	}
-	return max(p.Failures, 0)
+	return max(cmp.Or(p.Failures, 3), 0)
 }
 
 func later(a, b time.Time) time.Time {

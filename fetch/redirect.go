@@ -1,6 +1,7 @@
 package fetch
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -110,8 +111,5 @@ func withoutBodyFields(h http.Header) http.Header {
 }
 
 func (c *Client) maxRedirects() int {
-	if c.MaxRedirects == 0 {
-		return 10
-	}
-	return c.MaxRedirects
+	return cmp.Or(c.MaxRedirects, 10)
 }

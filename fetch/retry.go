@@ -1,6 +1,7 @@
 package fetch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -114,7 +115,7 @@ func repeatable(req *Request) bool {
 // wait returns the time between the attempt that ended in res and the next.
 func (r *Retry) wait(try int, res *Result) time.Duration {
 	most := min(r.maxWait(), forEver)
-	first := min(durationOr(r.Backoff, 100*time.Millisecond), most)
+	first := min(cmp.Or(r.Backoff, 100*time.Millisecond), most)
 	longest := first
 	for range try - 1 {
 		longest = min(2*longest, most)
@@ -156,10 +157,7 @@ const forEver = 365 * 24 * time.Hour
 
 // earn is called for each request, and spend before each retry, which must not be if that is false.
 func (r *Retry) earn() {
-	share := r.Budget
-	if share == 0 {
-		share = 0.2
-	}
+	share := cmp.Or(r.Budget, 0.2)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.debt = max(-savings, r.debt-share)
@@ -185,7 +183,7 @@ func (r *Retry) check() {
 	notNegative("Retry.MaxWait", r.MaxWait)
 }
 
-func (r *Retry) maxWait() time.Duration { return durationOr(r.MaxWait, 10*time.Second) }
+func (r *Retry) maxWait() time.Duration { return cmp.Or(r.MaxWait, 10*time.Second) }
 
 func (r *Retry) attempts() int { return limit("Retry.Attempts", r.Attempts, 3, 1000) }
 
@@ -194,13 +192,6 @@ func notNegative(field string, d time.Duration) {
 	if d < 0 {
 		panic("fetch: " + field + " is " + d.String())
 	}
-}
-
-func durationOr(d, zero time.Duration) time.Duration {
-	if d == 0 {
-		return zero
-	}
-	return d
 }
 
 // closeIdle closes the idle connections of d, if it has a way for that.

@@ -58,18 +58,17 @@ func perURL(ctx context.Context, d Doer, reqs iter.Seq[*Request], limit, ahead i
 			// since their sends do not block, and soon after ctx is done, since the Doer returns.
 			tokens <- struct{}{}
 			running.Go(func() {
-				if !places {
-					defer give()
-					answer(ctx, d, r, results)
-					return
-				}
 				p := &place{Context: ctx, give: give, take: take}
 				defer func() {
 					if !p.isLost() {
 						give()
 					}
 				}()
-				answer(p, d, r, results)
+				doing := ctx
+				if places {
+					doing = p
+				}
+				answer(doing, d, r, results)
 			})
 		}
 		flow(ctx, ahead, reqs, start, results, yield)

@@ -31,9 +31,7 @@ func ShardMain(d Doer) {
 	if !ok {
 		return
 	}
-	if d == nil {
-		d = DefaultClient
-	}
+	d = doerOr(d)
 	// Not signal.Ignore, which processes that d starts would inherit.
 	signal.Notify(make(chan os.Signal, 1), os.Interrupt)
 	code := 3 // if d ends this goroutine by runtime.Goexit
