@@ -1,13 +1,12 @@
 package fetch
 
 import (
-	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"strings"
-	"sync"
+
+	"fetchbench/fetch/internal/rules"
 )
 
 // receive puts resp into res, and frees its connection for the next request or closes it.
@@ -21,7 +20,7 @@ func (c *Client) receive(a *attempt, resp *http.Response, res *Result) (err erro
 	// Of a body that it has decoded net/http does not tell whether there was a length; and a gzip
 	// stream may go on after its end. crypto/tls accepts an end that is not signed.
 	res.Unverified = resp.ContentLength < 0 && len(resp.TransferEncoding) == 0 &&
-		resp.ProtoMajor == 1 && resp.Close && hasBody(resp)
+		resp.ProtoMajor == 1 && resp.Close && rules.HasBody(resp.Request.Method, resp.StatusCode)
 	return nil
 }
 
@@ -49,23 +48,16 @@ func checkHead(resp *http.Response) error {
 	return &Error{Kind: ErrProtocol, Err: errors.New(odd)}
 }
 
-// hasBody reports whether resp is one of those that have a body (RFC 9112 §6.3).
-func hasBody(resp *http.Response) bool {
-	return resp.Request.Method != http.MethodHead &&
-		resp.StatusCode != http.StatusNoContent && resp.StatusCode != http.StatusNotModified
-}
-
 // readBody reads resp's body to its end, or a little more than most bytes of it.
 func readBody(resp *http.Response, body io.Reader, most int64) ([]byte, error) {
 	n := resp.ContentLength
-	if !hasBody(resp) {
+	if !rules.HasBody(resp.Request.Method, resp.StatusCode) {
 		n = 0 // it is the length of the body that another answer would have
 	}
 	if most >= 0 && n > most {
-		return nil, errTooLarge(most)
+		return nil, rules.TooLargeError(most)
 	}
-	// A length is a claim: up to 1 MiB it is trusted for the size of the buffer.
-	if n >= 0 && n <= 1<<20 {
+	if n >= 0 && n <= rules.TrustedLength {
 		b := make([]byte, n)
 		if _, err := io.ReadFull(body, b); err != nil {
 			return nil, err
@@ -77,51 +69,7 @@ func readBody(resp *http.Response, body io.Reader, most int64) ([]byte, error) {
 		}
 		return b, nil
 	}
-	return readAll(body, most)
-}
-
-func errTooLarge(most int64) error {
-	return &Error{Kind: ErrTooLarge, Err: fmt.Errorf("more than %d bytes", most)}
-}
-
-const chunkSize = 32 << 10
-
-// chunks are what readAll reads into. They are used again, so that many large bodies at
-// once, all refused in the end, take the memory of what has been read and no more.
-var chunks = sync.Pool{New: func() any { return new([chunkSize]byte) }}
-
-// readAll reads r to its end, or to more than most bytes if that is not negative.
-func readAll(r io.Reader, most int64) ([]byte, error) {
-	var full []*[chunkSize]byte
-	last, n := chunks.Get().(*[chunkSize]byte), 0
-	defer func() {
-		for _, c := range append(full, last) {
-			chunks.Put(c)
-		}
-	}()
-	for {
-		if n == chunkSize {
-			full = append(full, last)
-			last, n = chunks.Get().(*[chunkSize]byte), 0
-		}
-		m, err := r.Read(last[n:])
-		n += m
-		size := len(full)*chunkSize + n
-		if most >= 0 && int64(size) > most {
-			return nil, errTooLarge(most)
-		}
-		if err == io.EOF {
-			body := bytes.NewBuffer(make([]byte, 0, size))
-			for _, c := range full {
-				body.Write(c[:])
-			}
-			body.Write(last[:n])
-			return body.Bytes(), nil
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
+	return rules.ReadAll(body, most)
 }
 
 // drain closes a body that nobody wants, after its end if that is near, so that

@@ -175,6 +175,8 @@ func (c *child) read(from io.Reader, begun time.Time) error {
 			e.batch, err = decodeBatch(payload)
 		case frameRetry:
 			e.retry, err = decodeRetry(payload)
+		case framePipeline:
+			e.pipeline, err = decodePipeline(payload)
 		case frameBeat:
 		default:
 			err = errFrame

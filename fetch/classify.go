@@ -12,7 +12,19 @@ import (
 	"net/url"
 	"strings"
 	"syscall"
+
+	"fetchbench/fetch/internal/rules"
 )
+
+// NewError returns the *Error for r, which failed with err: one of net, crypto/tls, compress/gzip or
+// net/http, or one that wraps such an error, or an *Error, whose Kind and cause it takes. ctx is the
+// one that the request was made with; if that is done, the error says so. It is for those who write a [Doer].
+func NewError(ctx context.Context, r *Request, err error) *Error {
+	if ctx.Err() != nil {
+		return contextError(ctx, r)
+	}
+	return classify(r, err)
+}
 
 // classify returns err, which net/http gave for r, as an *Error.
 func classify(r *Request, err error) *Error {
@@ -23,13 +35,18 @@ func classify(r *Request, err error) *Error {
 	if e, ok := errors.AsType[*Error](err); ok { // from exchange itself
 		return newError(e.Kind, r, e.Err)
 	}
-	if advice := localLimit(err); advice != "" {
+	if e, ok := errors.AsType[rules.AddressError](err); ok {
+		return newError(ErrAddress, r, e)
+	}
+	if e, ok := errors.AsType[rules.TooLargeError](err); ok {
+		return newError(ErrTooLarge, r, e)
+	}
+	if advice := rules.LocalLimit(err); advice != "" {
 		return newError(ErrDial, r, fmt.Errorf("%s: %w", advice, err))
 	}
 	kind := kindOf(err)
 	if field, ok := strings.CutPrefix(err.Error(), "net/http: invalid header field value for "); ok {
-		// The field's name is valid, so it may be shown.
-		err = errors.New("invalid header field value for " + shorten(strings.Trim(field, `"`), 64))
+		err = rules.InvalidValue(strings.Trim(field, `"`)) // the name is valid, so it may be shown
 	}
 	return newError(kind, r, err)
 }

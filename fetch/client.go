@@ -11,11 +11,12 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/go-cleanhttp"
+
+	"fetchbench/fetch/internal/rules"
 )
 
 // DefaultClient is the [Doer] of a [Fetcher] that has none.
@@ -92,7 +93,7 @@ func NewTransport() *http.Transport {
 	t := cleanhttp.DefaultPooledTransport()
 	t.MaxIdleConns = 0 // no limit
 	t.MaxIdleConnsPerHost = maxLimit
-	t.DialContext = dialTCP
+	t.DialContext = rules.DialTCP
 	return t
 }
 
@@ -129,11 +130,7 @@ func (c *Client) Do(ctx context.Context, req *Request) Result {
 	if expired := a.expired(); expired != nil {
 		err = expired
 	}
-	if ctx.Err() != nil {
-		res.Err = contextError(ctx, req)
-		return res
-	}
-	res.Err = classify(req, err)
+	res.Err = NewError(ctx, req, err)
 	if KindOf(res.Err) == ErrBadURL {
 		res.Attempts = 0 // net/http refused it before any I/O
 	}
@@ -156,33 +153,21 @@ func (c *Client) newHTTPRequest(a *attempt, r *Request) (*http.Request, error) {
 	if c.http == nil {
 		ctx = newHop(a)
 	}
-	hreq, err := http.NewRequestWithContext(ctx, r.Method, r.URL, nil)
-	if _, ok := errors.AsType[*url.Error](err); ok {
-		return nil, errMalformed
+	u, user, err := rules.ParseURL(r.URL)
+	if err != nil {
+		return nil, err
 	}
+	hreq, err := http.NewRequestWithContext(ctx, r.Method, "", nil)
 	if err != nil {
 		return nil, errors.New("invalid method")
 	}
-	if err := checkURL(r.URL, hreq.URL); err != nil {
-		return nil, err
-	}
-	user := hreq.URL.User
-	hreq.URL.User = nil
-	escapeSpaces(hreq.URL)
+	hreq.URL, hreq.Host = u, u.Host
 	if r.Header != nil {
-		for name := range r.Header {
-			if canonical := http.CanonicalHeaderKey(name); canonical != name && framing[canonical] {
-				return nil, errors.New("the header field " + shorten(name, 64) + " has to be written " + canonical)
-			}
+		if err := rules.CheckHeader(r.Header); err != nil {
+			return nil, err
 		}
 		hreq.Header = r.Header
-		if h := r.Header.Get("Host"); h != "" {
-			// Of one that is not valid, net/http would send what is left of it, perhaps nothing.
-			if u, err := url.Parse("http://" + h); err != nil || u.Host != h || u.Hostname() == "" || strings.ContainsAny(h, `"<>`) {
-				return nil, errors.New("invalid header field value for Host")
-			}
-			hreq.Host = h
-		}
+		hreq.Host = cmp.Or(r.Header.Get("Host"), u.Host)
 	}
 	if c.http != nil {
 		hreq.Header = hreq.Header.Clone() // its cookie jar writes to it
@@ -194,10 +179,6 @@ func (c *Client) newHTTPRequest(a *attempt, r *Request) (*http.Request, error) {
 	setBody(hreq, r.Body)
 	return hreq, nil
 }
-
-// framing are fields that net/http or the Client writes itself, or heeds. Under another spelling they would
-// be sent as they are, beside those, and the server might not see the end of the request where it is.
-var framing = map[string]bool{"Host": true, "Content-Length": true, "Transfer-Encoding": true, "Trailer": true, "Connection": true, "User-Agent": true, "Authorization": true}
 
 // setBody makes body the one of hreq, in the way that lets a transport send it again.
 func setBody(hreq *http.Request, body []byte) {

@@ -1,17 +1,15 @@
 package fetch
 
 import (
-	"cmp"
 	"context"
 	"net"
 	"net/http"
 	"net/http/httptrace"
-	"net/netip"
-	"net/url"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"fetchbench/fetch/internal/rules"
 )
 
 // A dialer keeps a [Client] from opening more connections to a host than it has
@@ -30,16 +28,15 @@ import (
 // that fails (a connection that is stuck, or that net/http thinks fit for some other request
 // only) the dial goes on after patience. Connections to a proxy are not counted.
 type dialer struct {
-	dial        dialFunc
-	allow       func(netip.AddrPort) error // may be nil
-	patience    time.Duration              // with what this machine lacks
+	opener      rules.Dialer
 	transport   *http.Transport
 	closing     atomic.Int32 // calls of closeIdle under way
 	multiplexed bool         // connections without TLS carry HTTP/2
 
-	mu       sync.Mutex
-	hosts    map[origin]*hostConns // those with requests or connections
-	suspects map[origin]time.Time  // those that are distrusted, and until when
+	suspects rules.Suspects[origin]
+
+	mu    sync.Mutex
+	hosts map[origin]*hostConns // those with requests or connections
 }
 
 // patience is how long a dial waits for its turn. A connection that another request is
@@ -109,7 +106,7 @@ func (d *dialer) enter(h *hop, o origin) {
 			d.hosts = make(map[origin]*hostConns)
 		}
 		host = &hostConns{origin: o}
-		if until, ok := d.suspects[o]; ok {
+		if until := d.suspects.Until(o); !until.IsZero() {
 			host.distrust.Store(until.UnixNano())
 		}
 		d.hosts[o] = host
@@ -141,12 +138,12 @@ func (d *dialer) count(h *hostConns, requests, conns int) {
 func (d *dialer) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
 	h, ok := ctx.Value(hopKey{}).(*hop)
 	if !ok {
-		return d.open(ctx, network, addr)
+		return d.opener.Open(ctx, network, addr)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	release := func() {}
-	if addr == h.host.origin.addr() { // else it is a proxy's
+	if addr == rules.Address(h.host.origin.scheme, h.host.origin.host) { // else it is a proxy's
 		if err := d.reserve(ctx, h); err != nil {
 			return nil, err
 		}
@@ -154,7 +151,7 @@ func (d *dialer) DialContext(ctx context.Context, network, addr string) (net.Con
 		release = sync.OnceFunc(func() { d.release(host) })
 	}
 	unwatch := watch(h, cancel)
-	conn, err := d.open(ctx, network, addr)
+	conn, err := d.opener.Open(ctx, network, addr)
 	unwatch()
 	if err != nil {
 		release()
@@ -185,19 +182,6 @@ func watch(h *hop, f func()) (unwatch func()) {
 		stopCaller()
 		stopTimeout()
 	}
-}
-
-// addr returns the address that net/http dials for o if there is no proxy.
-func (o origin) addr() string {
-	u := url.URL{Host: o.host}
-	return net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), defaultPort(o.scheme)))
-}
-
-func defaultPort(scheme string) string {
-	if strings.EqualFold(scheme, "https") {
-		return "443"
-	}
-	return "80"
 }
 
 // reserve counts a connection in as soon as h's host has more requests than

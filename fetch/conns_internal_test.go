@@ -16,6 +16,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"fetchbench/fetch/internal/rules"
 )
 
 type numbers struct{ requests, conns int }
@@ -118,7 +120,7 @@ func hopOf(ctx context.Context) *hop { return &hop{attempt: newAttempt(ctx, 0, 0
 // With one request under way there is never a second connection on order: its dial
 // waits for a while until there is room, or until it is wanted no more.
 func TestDialerWaitsForItsTurn(t *testing.T) {
-	d := &dialer{dial: toNobody}
+	d := &dialer{opener: rules.Dialer{Dial: toNobody}}
 	host := origin{"http", "a.invalid"}
 	first := hopOf(t.Context())
 	d.enter(first, host)
@@ -176,7 +178,7 @@ func TestDialerWaitsForItsTurn(t *testing.T) {
 // A connection that never comes free must not hold a request up for longer than a dial takes.
 func TestDialerLosesPatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := &dialer{dial: toNobody}
+		d := &dialer{opener: rules.Dialer{Dial: toNobody}}
 		h := hopOf(t.Context())
 		d.enter(h, origin{"http", "a.invalid"})
 		ctx := context.WithValue(context.Background(), hopKey{}, h)

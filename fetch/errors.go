@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"fetchbench/fetch/internal/rules"
 )
 
 // A Kind says in a word what went wrong. It is an error, so that a Kind can be
@@ -107,7 +109,7 @@ func (e *Error) Timeout() bool { return e.Kind == ErrTimeout }
 // names that a certificate or a redirect has, so it is made fit for a line of text.
 func causeText(err error) string {
 	s, _, _ := strings.Cut(err.Error(), `"`)
-	return shorten(strings.TrimRight(s, " :"), 512)
+	return rules.Shorten(strings.TrimRight(s, " :"), 512)
 }
 
 // A PanicError is the Err of a request whose [Doer] panicked, or called [runtime.Goexit]

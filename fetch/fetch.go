@@ -66,6 +66,10 @@ func (r *Result) Header() http.Header {
 // SetHeader sets what [Result.Header] returns. It is for those who write a [Doer].
 func (r *Result) SetHeader(h http.Header) { r.header, r.parse = h, nil }
 
+// SetHeaderFunc sets a function that [Result.Header] calls when it is first asked, and whose
+// result it returns. It is for those who write a [Doer] that parses what is asked for, and only that.
+func (r *Result) SetHeaderFunc(parse func() http.Header) { r.header, r.parse = nil, parse }
+
 // Decode stores the JSON document in the body in the value that v points to. It
 // returns r.Err if that is set, and an error of kind [ErrDecode] if the body is
 // not one JSON document that fits v. It does not look at the status, since

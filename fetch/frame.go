@@ -31,6 +31,7 @@ const (
 	frameResult                       // see appendResult
 	frameBatch                        // a BatchInfo: see appendBatch
 	frameRetry                        // a RetryInfo: see appendRetry
+	framePipeline                     // a PipelineInfo: see appendPipeline
 	frameBeat                         // empty: the child is alive
 )
 
@@ -249,6 +250,22 @@ func decodeRetry(payload []byte) (RetryInfo, error) {
 	info := RetryInfo{Index: f.int(), URL: f.string(), Attempts: f.int(), Status: f.int(), Wait: time.Duration(f.int()), Err: f.error(0)}
 	if f.bad {
 		return RetryInfo{}, errFrame
+	}
+	return info, nil
+}
+
+func appendPipeline(b []byte, info PipelineInfo) []byte {
+	b = appendString(b, info.Host)
+	b = appendInt(b, info.Unanswered)
+	b = appendInt(b, int(info.Off))
+	return appendError(b, info.Err, 0)
+}
+
+func decodePipeline(payload []byte) (PipelineInfo, error) {
+	f := fields{rest: payload}
+	info := PipelineInfo{Host: f.string(), Unanswered: f.int(), Off: time.Duration(f.int()), Err: f.error(0)}
+	if f.bad {
+		return PipelineInfo{}, errFrame
 	}
 	return info, nil
 }

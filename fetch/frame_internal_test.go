@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"runtime"
@@ -83,6 +84,8 @@ func TestFrameClaims(t *testing.T) {
 	}
 	_, err := decodeBatch([]byte{1, 2, 3})
 	assert.Equal(t, errFrame, err)
+	_, err = decodePipeline([]byte{1, 2, 3})
+	assert.Equal(t, errFrame, err)
 	assert.Equal(t, errFrameSize, writeFrame(bufio.NewWriter(io.Discard), frameResult, nil, make([]byte, maxFrame+1)))
 }
 
@@ -100,6 +103,7 @@ func FuzzFrames(f *testing.F) {
 	f.Add(append(appendResult(nil, 1, result), result.Body...))
 	f.Add(appendResult(nil, 1, failed))
 	f.Add(appendBatch(nil, BatchInfo{1, 2, 3, 4, 5}))
+	f.Add(appendPipeline(nil, PipelineInfo{"http://h.test", 2, io.EOF, time.Second, 0}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r := bufio.NewReader(bytes.NewReader(b))
 		for err := error(nil); err == nil; {
@@ -133,6 +137,11 @@ func FuzzFrames(f *testing.F) {
 			again, err := decodeBatch(appendBatch(nil, info))
 			require.NoError(t, err)
 			require.Equal(t, info, again)
+		}
+		if info, err := decodePipeline(b); err == nil {
+			again, err := decodePipeline(appendPipeline(nil, info))
+			require.NoError(t, err)
+			require.Equal(t, fmt.Sprint(info), fmt.Sprint(again))
 		}
 	})
 }

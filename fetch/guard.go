@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/tls"
 	"errors"
-	"maps"
 	"net"
 	"net/http/httptrace"
 	"sync"
@@ -26,7 +25,7 @@ import (
 //
 // An answer that arrives after the Write cannot be told from the right one, even if it was
 // sent before (RFC 9112 §9.2). To make that unlikely, an origin that was caught gets a new
-// connection for each request, for the time of distrust. net/http logs what it finds itself
+// connection for each request for a while. net/http logs what it finds itself
 // ("Unsolicited response received on idle HTTP channel"); that cannot be switched off.
 type guardedConn struct {
 	net.Conn
@@ -43,9 +42,6 @@ type guardedConn struct {
 	closed  bool
 	settled chan struct{} // if not nil, closed when reading or closed becomes true
 }
-
-// distrust is how long an origin that was caught is thought capable of it.
-const distrust = time.Minute
 
 var errStray = errors.New("the server sent an answer that it was not asked for")
 
@@ -169,24 +165,8 @@ const closeNotify = 5 + 8 + 2 + 16
 
 // suspect makes h's origin be distrusted.
 func (d *dialer) suspect(h *hostConns) {
-	now := time.Now()
-	until := now.Add(distrust)
-	h.distrust.Store(until.UnixNano())
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if len(d.suspects) >= maxSuspects {
-		maps.DeleteFunc(d.suspects, func(_ origin, until time.Time) bool {
-			return now.After(until) || len(d.suspects) >= maxSuspects
-		})
-	}
-	if d.suspects == nil {
-		d.suspects = make(map[origin]time.Time)
-	}
-	d.suspects[h.origin] = until
+	h.distrust.Store(d.suspects.Add(h.origin).UnixNano())
 }
-
-// maxSuspects is how many origins are distrusted at the most.
-const maxSuspects = 10_000
 
 // distrusted reports whether h was suspected of late.
 func (h *hostConns) distrusted() bool {

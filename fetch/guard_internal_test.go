@@ -17,7 +17,7 @@ import (
 func suspects(c *Client) int {
 	c.dialer.mu.Lock()
 	defer c.dialer.mu.Unlock()
-	return len(c.dialer.suspects)
+	return c.dialer.suspects.Len()
 }
 
 // Some servers close an idle connection with a 408, which is no answer to anybody.

@@ -7,11 +7,9 @@ import (
 	"fmt"
 	"io"
 	"iter"
-)
 
-// maxURL is the length in bytes of the longest URL that is accepted. RFC 9110 §4.1
-// asks for at least 8000.
-const maxURL = 64 << 10
+	"fetchbench/fetch/internal/rules"
+)
 
 var byteOrderMark = []byte("\ufeff")
 
@@ -19,7 +17,7 @@ var byteOrderMark = []byte("\ufeff")
 // that begin with # are skipped.
 func Lines(r io.Reader) *LineSource {
 	// Room for the longest line, its end and a byte order mark.
-	return &LineSource{r: bufio.NewReaderSize(r, maxURL+len("\r\n")+len(byteOrderMark))}
+	return &LineSource{r: bufio.NewReaderSize(r, rules.MaxURL+len("\r\n")+len(byteOrderMark))}
 }
 
 // A LineSource is an input for [Fetcher.Fetch] that reads one URL a line: see [Lines].
@@ -52,7 +50,7 @@ func (l *LineSource) All() iter.Seq[Request] {
 				line = bytes.TrimPrefix(line, byteOrderMark)
 			}
 			line = bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r"))
-			if tooLong || len(line) > maxURL {
+			if tooLong || len(line) > rules.MaxURL {
 				if l.tooLong++; l.tooLong == 1 {
 					l.first = l.line
 				}
@@ -75,7 +73,7 @@ func (l *LineSource) All() iter.Seq[Request] {
 func (l *LineSource) Err() error {
 	var long, read error
 	if l.tooLong > 0 {
-		long = &Error{Kind: ErrBadURL, Err: fmt.Errorf("line %d is longer than %d bytes and was skipped; %d such in all", l.first, maxURL, l.tooLong)}
+		long = &Error{Kind: ErrBadURL, Err: fmt.Errorf("line %d is longer than %d bytes and was skipped; %d such in all", l.first, rules.MaxURL, l.tooLong)}
 	}
 	if l.err != nil && l.err != io.EOF {
 		read = fmt.Errorf("fetch: reading URLs after line %d: %w", l.line, l.err)

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"fetchbench/fetch/internal/rules"
 )
 
 // A PerHost is a [Doer] that is polite to each host (name and port of a request's URL), and
@@ -238,7 +240,7 @@ func dead(res *Result) bool {
 	switch KindOf(res.Err) {
 	case ErrDial, ErrDNS, ErrTimeout:
 		_, unsent := errors.AsType[unsentError](res.Err)
-		return !unsent && localLimit(res.Err) == ""
+		return !unsent && rules.LocalLimit(res.Err) == ""
 	}
 	return false
 }
@@ -324,7 +326,7 @@ func hostKeyOf(raw string) hostKey {
 			host = ip.String()
 		}
 	}
-	return hostKey{strings.ToLower(strings.TrimSuffix(host, ".")), cmp.Or(port, defaultPort(scheme))}
+	return hostKey{strings.ToLower(strings.TrimSuffix(host, ".")), cmp.Or(port, rules.DefaultPort(scheme))}
 }
 
 func (p *PerHost) check() {

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strconv"
 	"syscall"
+
+	"fetchbench/fetch/internal/rules"
 )
 
 // A process is a child process and the parent's ends of its pipes.
@@ -81,7 +83,7 @@ func startError(err error) error {
 	if errors.Is(err, syscall.EBADF) { // descriptor 3 or 4 of the child was over the limit
 		err = fmt.Errorf("%w (%w)", syscall.EMFILE, err)
 	}
-	switch advice := localLimit(err); {
+	switch advice := rules.LocalLimit(err); {
 	case advice != "":
 		return fmt.Errorf("no child process: %s: %w", advice, err)
 	case errors.Is(err, syscall.EAGAIN):

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"fetchbench/fetch/internal/rules"
 )
 
 // A Retry is a [Doer] that tries again what may succeed then, and not so often that an
@@ -90,7 +92,7 @@ func helps(res *Result) bool {
 		}
 		return false
 	}
-	if _, unsent := errors.AsType[unsentError](res.Err); unsent || localLimit(res.Err) != "" {
+	if _, unsent := errors.AsType[unsentError](res.Err); unsent || rules.LocalLimit(res.Err) != "" {
 		return false // it is not the host's answer, and there has been patience
 	}
 	switch KindOf(res.Err) {

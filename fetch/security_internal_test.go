@@ -9,6 +9,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"fetchbench/fetch/internal/rules"
 )
 
 // SECURITY.md says what the defaults are: these.
@@ -34,7 +36,7 @@ func TestSecurityDefaults(t *testing.T) {
 		"`PerHost.Limit`":       fmt.Sprint(p.limit()),
 		"`PerHost.MaxPark`":     fmt.Sprint(p.maxPark()),
 		"`PerHost.Failures`":    fmt.Sprint(p.failures()),
-		"length of a URL":       size(maxURL),
+		"length of a URL":       size(rules.MaxURL),
 	}
 	text, err := os.ReadFile("../SECURITY.md")
 	require.NoError(t, err)

@@ -204,13 +204,14 @@ type task struct {
 
 // A shardEvent is something that a child, or its process, did.
 type shardEvent struct {
-	child  *child
-	what   frameType // or shardGone
-	id     uint64    // of the task that a result is for
-	result Result
-	batch  BatchInfo
-	retry  RetryInfo
-	err    error // why it is gone
+	child    *child
+	what     frameType // or shardGone
+	id       uint64    // of the task that a result is for
+	result   Result
+	batch    BatchInfo
+	retry    RetryInfo
+	pipeline PipelineInfo
+	err      error // why it is gone
 }
 
 const shardGone frameType = 0
@@ -384,6 +385,9 @@ func (s *supervisor) handle(e shardEvent) {
 	case frameRetry:
 		e.retry.Shard = c.shard
 		s.trace.retrying(e.retry)
+	case framePipeline:
+		e.pipeline.Shard = c.shard
+		s.trace.pipelineOff(e.pipeline)
 	case shardGone:
 		s.gone(c, e.err)
 	}

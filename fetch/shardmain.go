@@ -90,8 +90,9 @@ func serveShard(in io.Reader, out io.Writer, d Doer) error {
 	s := session{tasks: tasks, wake: wake, ids: make(map[*Request]uint64)}
 	ctx = context.WithValue(ctx, wakeKey{}, wake)
 	ctx = WithTrace(ctx, &Trace{
-		BatchDone: func(b BatchInfo) { results <- shardEvent{what: frameBatch, batch: b} },
-		Retrying:  func(i RetryInfo) { results <- shardEvent{what: frameRetry, retry: i} },
+		BatchDone:   func(b BatchInfo) { results <- shardEvent{what: frameBatch, batch: b} },
+		Retrying:    func(i RetryInfo) { results <- shardEvent{what: frameRetry, retry: i} },
+		PipelineOff: func(i PipelineInfo) { results <- shardEvent{what: framePipeline, pipeline: i} },
 	})
 	for res := range hello.Each.Run(ctx, d, s.requests()) {
 		s.received++
@@ -164,6 +165,9 @@ func sendResults(out io.Writer, results <-chan shardEvent, beat time.Duration) e
 			case e.what == frameRetry:
 				fields = appendRetry(fields[:0], e.retry)
 				err = writeFrame(w, frameRetry, fields, nil)
+			case e.what == framePipeline:
+				fields = appendPipeline(fields[:0], e.pipeline)
+				err = writeFrame(w, framePipeline, fields, nil)
 			default:
 				r := &e.result
 				fields = appendResult(fields[:0], e.id, r)

@@ -24,6 +24,10 @@ type Trace struct {
 	// Retrying is called when a [Retry] is about to wait before another attempt, by several
 	// goroutines at once. Of one within a [Shard] it is called on the Shard's goroutine.
 	Retrying func(RetryInfo)
+	// PipelineOff is called when an engine that pipelines, such as [fetchbench/fetch/wire.Client],
+	// ceases to do so with a host for a while, by several goroutines at once. Within a [Shard] it is called on
+	// the Shard's goroutine.
+	PipelineOff func(PipelineInfo)
 }
 
 // BatchInfo describes a batch that is done.
@@ -71,6 +75,20 @@ type RetryInfo struct {
 	Shard int
 }
 
+// PipelineInfo describes a host that does not get on with several requests in one write.
+type PipelineInfo struct {
+	// Host is the scheme and host of the requests' URLs, with the port if it is written.
+	Host string
+	// Unanswered is how many requests of the write had no answer. They are sent again, one at a time.
+	Unanswered int
+	// Err is what went wrong.
+	Err error
+	// Off is how long the host gets one request at a time now.
+	Off time.Duration
+	// Shard is the number of the [Shard]'s child, from 0, that it happens in.
+	Shard int
+}
+
 type traceKey struct{}
 
 // WithTrace returns a context that carries t: a Fetch with it calls t's functions,
@@ -98,10 +116,18 @@ func WithTrace(ctx context.Context, t *Trace) context.Context {
 				inner.retrying(i)
 				outer.retrying(i)
 			},
+			PipelineOff: func(i PipelineInfo) {
+				inner.pipelineOff(i)
+				outer.pipelineOff(i)
+			},
 		}
 	}
 	return context.WithValue(ctx, traceKey{}, t)
 }
+
+// ContextTrace returns the Trace that ctx carries, or nil. It is for those who write a [Doer] that has
+// something to tell.
+func ContextTrace(ctx context.Context) *Trace { return traceFrom(ctx) }
 
 func traceFrom(ctx context.Context) *Trace {
 	t, _ := ctx.Value(traceKey{}).(*Trace)
@@ -129,5 +155,11 @@ func (t *Trace) shardGone(i ShardInfo) {
 func (t *Trace) retrying(i RetryInfo) {
 	if t != nil && t.Retrying != nil {
 		t.Retrying(i)
+	}
+}
+
+func (t *Trace) pipelineOff(i PipelineInfo) {
+	if t != nil && t.PipelineOff != nil {
+		t.PipelineOff(i)
 	}
 }

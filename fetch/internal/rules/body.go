@@ -1,0 +1,64 @@
+package rules
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+)
+
+// HasBody reports whether an answer with that status to a request with that method has a body (RFC 9112 §6.3).
+func HasBody(method string, status int) bool {
+	return method != http.MethodHead && status >= 200 &&
+		status != http.StatusNoContent && status != http.StatusNotModified
+}
+
+// A TooLargeError is that of a body which is larger than so many bytes.
+type TooLargeError int64
+
+func (e TooLargeError) Error() string { return fmt.Sprintf("more than %d bytes", int64(e)) }
+
+// TrustedLength is the length in bytes up to which a server's claim of how long the
+// body will be is enough to make a buffer of that size.
+const TrustedLength = 1 << 20
+
+const chunkSize = 32 << 10
+
+// chunks are what ReadAll reads into. They are used again, so that many large bodies at
+// once, all refused in the end, take the memory of what has been read and no more.
+var chunks = sync.Pool{New: func() any { return new([chunkSize]byte) }}
+
+// ReadAll reads r to its end, or to more than most bytes if that is not negative, which is a [TooLargeError].
+func ReadAll(r io.Reader, most int64) ([]byte, error) {
+	var full []*[chunkSize]byte
+	last, n := chunks.Get().(*[chunkSize]byte), 0
+	defer func() {
+		for _, c := range append(full, last) {
+			chunks.Put(c)
+		}
+	}()
+	for {
+		if n == chunkSize {
+			full = append(full, last)
+			last, n = chunks.Get().(*[chunkSize]byte), 0
+		}
+		m, err := r.Read(last[n:])
+		n += m
+		size := len(full)*chunkSize + n
+		if most >= 0 && int64(size) > most {
+			return nil, TooLargeError(most)
+		}
+		if err == io.EOF {
+			body := bytes.NewBuffer(make([]byte, 0, size))
+			for _, c := range full {
+				body.Write(c[:])
+			}
+			body.Write(last[:n])
+			return body.Bytes(), nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}

@@ -1,0 +1,65 @@
+package rules
+
+import (
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// CheckHeader returns why an engine does not send a request with the header h, or nil. That
+// names and values are well formed is not checked: see [ValidName] and [ValidValue].
+func CheckHeader(h http.Header) error {
+	for name := range h {
+		if canonical := http.CanonicalHeaderKey(name); canonical != name && framing[canonical] {
+			return errors.New("the header field " + Shorten(name, 64) + " has to be written " + canonical)
+		}
+	}
+	if host := h.Get("Host"); host != "" {
+		// Of one that is not valid, net/http would send what is left of it, perhaps nothing.
+		if u, err := url.Parse("http://" + host); err != nil || u.Host != host || u.Hostname() == "" || strings.ContainsAny(host, `"<>`) {
+			return InvalidValue("Host")
+		}
+	}
+	return nil
+}
+
+// framing are fields that engines write themselves, or heed. Under another spelling they would
+// be sent as they are, beside those, and the server might not see the end of the request where it is.
+var framing = map[string]bool{"Host": true, "Content-Length": true, "Transfer-Encoding": true, "Trailer": true, "Connection": true, "User-Agent": true, "Authorization": true}
+
+// InvalidValue returns the error for a header field whose value cannot be sent.
+func InvalidValue(name string) error {
+	return errors.New("invalid header field value for " + Shorten(name, 64))
+}
+
+// ValidName reports whether name is a token (RFC 9110 §5.6.2), as names of header fields and methods are.
+func ValidName(name string) bool {
+	for i := range len(name) {
+		if !IsToken(name[i]) {
+			return false
+		}
+	}
+	return name != ""
+}
+
+// IsToken reports whether tokens may have c.
+func IsToken(c byte) bool { return tokens[c] }
+
+var tokens = func() (t [256]bool) {
+	for _, c := range []byte("!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz") {
+		t[c] = true
+	}
+	return t
+}()
+
+// ValidValue reports whether v may be the value of a header field (RFC 9110 §5.5): it has no
+// control character but the tab.
+func ValidValue(v string) bool {
+	for i := range len(v) {
+		if c := v[i]; c < ' ' && c != '\t' || c == 0x7f {
+			return false
+		}
+	}
+	return true
+}

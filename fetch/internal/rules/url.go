@@ -1,0 +1,92 @@
+package rules
+
+import (
+	"cmp"
+	"errors"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// MaxURL is the length in bytes of the longest URL that is accepted. RFC 9110 §4.1
+// asks for at least 8000.
+const MaxURL = 64 << 10
+
+// ParseURL parses raw, an absolute http or https URL, into what may be sent: its user info
+// is returned beside it. Its errors quote nothing of raw, which may have a password anywhere.
+func ParseURL(raw string) (*url.URL, *url.Userinfo, error) {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return nil, nil, errors.New("malformed")
+	}
+	if err := checkURL(raw, u); err != nil {
+		return nil, nil, err
+	}
+	user := u.User
+	clean(u)
+	return u, user, nil
+}
+
+// clean removes from u, or escapes, what must not be sent.
+func clean(u *url.URL) {
+	u.User = nil
+	u.Host = strings.TrimSuffix(u.Host, ":")
+	// net/url escapes the spaces in its path; one in the query would end the URL.
+	u.RawQuery = strings.ReplaceAll(u.RawQuery, " ", "%20")
+}
+
+// checkURL returns why raw, which was parsed into u, is no absolute http or https URL, or nil.
+func checkURL(raw string, u *url.URL) error {
+	switch {
+	case raw == "":
+		return errors.New("empty")
+	case len(raw) > MaxURL:
+		return errors.New("longer than " + strconv.Itoa(MaxURL) + " bytes")
+	}
+	switch u.Scheme {
+	case "http", "https":
+	case "":
+		return errors.New("no scheme: it has to begin with http:// or https://")
+	default:
+		return errors.New("the scheme is neither http nor https")
+	}
+	// url.Parse takes ":80" for a host; a dialer takes it for this machine.
+	if u.Hostname() == "" {
+		return errors.New("no host")
+	}
+	if port := u.Port(); port != "" {
+		if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+			return errors.New("the port is not between 1 and 65535")
+		}
+	}
+	return nil
+}
+
+// Address returns the host and port that a URL with that scheme and host (with the port, if it
+// is written) is asked from.
+func Address(scheme, host string) string {
+	u := url.URL{Host: host}
+	return net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), DefaultPort(scheme)))
+}
+
+// DefaultPort returns the port of a URL that names none.
+func DefaultPort(scheme string) string {
+	if strings.EqualFold(scheme, "https") {
+		return "443"
+	}
+	return "80"
+}
+
+// sameOrigin reports whether a and b have the same scheme, host and port (RFC 6454 §4). Of names
+// that are not ASCII only the same spelling counts: what Unicode takes for one letter in two
+// cases may be two hosts.
+func sameOrigin(a, b *url.URL) bool {
+	to, from := Address(a.Scheme, a.Host), Address(b.Scheme, b.Host)
+	return a.Scheme == b.Scheme && (to == from || isASCII(to) && isASCII(from) && strings.EqualFold(to, from))
+}
+
+func isASCII(s string) bool {
+	return strings.IndexFunc(s, func(r rune) bool { return r >= utf8.RuneSelf }) < 0
+}
