@@ -2,10 +2,11 @@ package fetch
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"sync/atomic"
 	"time"
+
+	"fetchbench/fetch/internal/rules"
 )
 
 // An attempt is the context of one attempt. It ends with the caller's context, when the
@@ -39,9 +40,9 @@ func newAttempt(caller context.Context, timeout, idle time.Duration) *attempt {
 // expire is called when the timer says that a limit has been reached.
 func (a *attempt) expire() {
 	if a.timeout > 0 && !time.Now().Before(a.end) {
-		a.cancel(&Error{Kind: ErrTimeout, Err: fmt.Errorf("no whole answer in %v", a.timeout)})
+		a.cancel(&Error{Kind: ErrTimeout, Err: rules.TookTooLong(a.timeout)})
 	} else {
-		a.cancel(&Error{Kind: ErrTimeout, Err: fmt.Errorf("the server sent nothing for %v", a.idle)})
+		a.cancel(&Error{Kind: ErrTimeout, Err: rules.WasSilent(a.idle)})
 	}
 }
 

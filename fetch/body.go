@@ -1,10 +1,8 @@
 package fetch
 
 import (
-	"errors"
 	"io"
 	"net/http"
-	"strings"
 
 	"fetchbench/fetch/internal/rules"
 )
@@ -13,7 +11,7 @@ import (
 func (c *Client) receive(a *attempt, resp *http.Response, res *Result) (err error) {
 	defer resp.Body.Close()
 	res.Status, res.header = resp.StatusCode, resp.Header
-	res.Body, err = readBody(resp, quietReader{resp.Body, a}, c.maxBody())
+	res.Body, err = readBody(resp, quietReader{resp.Body, a}, c.limits().MaxBody)
 	if err != nil {
 		return err
 	}
@@ -27,25 +25,12 @@ func (c *Client) receive(a *attempt, resp *http.Response, res *Result) (err erro
 // checkHead returns an error if the head of resp, which net/http has accepted, is odd, and
 // closes its body then.
 func checkHead(resp *http.Response) error {
-	odd := ""
-	switch {
-	case resp.StatusCode < 100:
-		odd = "the status is no number from 100 to 999"
-	case resp.StatusCode == http.StatusSwitchingProtocols:
-		odd = "the server switches protocols, unasked"
-	}
-	for name := range resp.Header {
-		// Some take "Content-Length : 5" for a length and others do not, so where
-		// the body ends would depend on who reads it (RFC 9112 §5.1).
-		if strings.IndexByte(name, ' ') >= 0 {
-			odd = "there is a space in the name of a header field"
-		}
-	}
-	if odd == "" {
+	err := rules.CheckHead(resp.StatusCode, resp.Header)
+	if err == nil {
 		return nil
 	}
 	resp.Body.Close()
-	return &Error{Kind: ErrProtocol, Err: errors.New(odd)}
+	return &Error{Kind: ErrProtocol, Err: err}
 }
 
 // readBody reads resp's body to its end, or a little more than most bytes of it.

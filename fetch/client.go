@@ -113,7 +113,8 @@ func HTTP(c *http.Client) *Client {
 // Do implements [Doer].
 func (c *Client) Do(ctx context.Context, req *Request) Result {
 	res := Result{Request: req}
-	a := newAttempt(ctx, c.timeout(), c.idleRead())
+	limits := c.limits()
+	a := newAttempt(ctx, limits.Timeout, limits.IdleRead)
 	defer a.stop()
 	hreq, err := c.newHTTPRequest(a, req)
 	if err != nil {
@@ -277,7 +278,7 @@ func (c *Client) init() {
 	case c.MaxHead > 0:
 		c.transport.MaxResponseHeaderBytes = c.MaxHead
 	case c.transport.MaxResponseHeaderBytes == 0:
-		c.transport.MaxResponseHeaderBytes = 256 << 10
+		c.transport.MaxResponseHeaderBytes = c.limits().MaxHead
 	}
 	c.transport.OnProxyConnectResponse = connected(c.transport.OnProxyConnectResponse)
 	if proxy := c.transport.Proxy; c.Allow != nil && proxy != nil {
@@ -310,14 +311,7 @@ func connected(users connectFunc) connectFunc {
 	}
 }
 
-func (c *Client) timeout() time.Duration {
-	return cmp.Or(c.Timeout, 30*time.Second)
-}
-
-func (c *Client) idleRead() time.Duration {
-	return cmp.Or(c.IdleRead, 15*time.Second)
-}
-
-func (c *Client) maxBody() int64 {
-	return cmp.Or(c.MaxBody, 10<<20)
+// limits returns the limits that c's fields set.
+func (c *Client) limits() rules.Limits {
+	return rules.Limits{Timeout: c.Timeout, IdleRead: c.IdleRead, MaxHead: c.MaxHead, MaxBody: c.MaxBody, MaxRedirects: c.MaxRedirects}.OrDefault()
 }

@@ -18,7 +18,7 @@ var (
 func (d *dialer) init(c *Client) {
 	t := c.transport
 	d.transport = t
-	d.opener = rules.Dialer{Dial: rules.DialTCP, Allow: c.Allow, CloseIdle: d.closeIdle, Patience: rules.Patience(c.timeout())}
+	d.opener = rules.Dialer{Dial: rules.DialTCP, Allow: c.Allow, CloseIdle: d.closeIdle, Patience: rules.Patience(c.limits().Timeout)}
 	//lint:ignore SA1019 a caller's transport may have them, and they must not be lost
 	dial, dialTLS := t.Dial, t.DialTLS
 	switch {

@@ -25,14 +25,14 @@ import (
 type frameType byte
 
 const (
-	frameHello   frameType = iota + 1 // a shardHello, in gob
-	frameReady                        // empty: the child has understood the hello
-	frameRequest                      // see appendRequest
-	frameResult                       // see appendResult
-	frameBatch                        // a BatchInfo: see appendBatch
-	frameRetry                        // a RetryInfo: see appendRetry
-	framePipeline                     // a PipelineInfo: see appendPipeline
-	frameBeat                         // empty: the child is alive
+	frameHello    frameType = iota + 1 // a shardHello, in gob
+	frameReady                         // empty: the child has understood the hello
+	frameRequest                       // see appendRequest
+	frameResult                        // see appendResult
+	frameBatch                         // a BatchInfo: see appendBatch
+	frameRetry                         // a RetryInfo: see appendRetry
+	framePipeline                      // a PipelineInfo: see appendPipeline
+	frameBeat                          // empty: the child is alive
 )
 
 const (

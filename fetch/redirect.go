@@ -1,7 +1,6 @@
 package fetch
 
 import (
-	"cmp"
 	"net/http"
 
 	"fetchbench/fetch/internal/rules"
@@ -10,7 +9,7 @@ import (
 // redirect returns the request that resp, the answer to hreq, asks for; nil if
 // resp is itself the answer; or an error of kind ErrRedirect.
 func (c *Client) redirect(a *attempt, hreq *http.Request, req *Request, resp *http.Response, hops int) (*http.Request, error) {
-	policy := rules.Redirects{Max: c.maxRedirects(), KeepHeaders: c.KeepHeaders, AllowDowngrade: c.AllowDowngrade}
+	policy := rules.Redirects{Max: c.limits().MaxRedirects, KeepHeaders: c.KeepHeaders, AllowDowngrade: c.AllowDowngrade}
 	hop := rules.Hop{Method: hreq.Method, URL: hreq.URL, Host: hreq.Host, Header: hreq.Header, Body: hreq.Body != nil}
 	next, err := policy.Next(&hop, hops, req.Header, resp.StatusCode, resp.Header)
 	if err != nil {
@@ -33,8 +32,4 @@ func newHopRequest(a *attempt, h *rules.Hop, body []byte) (*http.Request, error)
 		setBody(hreq, body)
 	}
 	return hreq, nil
-}
-
-func (c *Client) maxRedirects() int {
-	return cmp.Or(c.MaxRedirects, 10)
 }

@@ -25,11 +25,11 @@ func TestSecurityDefaults(t *testing.T) {
 	c.once.Do(c.init)
 	r.earn()
 	want := map[string]string{
-		"`Client.Timeout`":      fmt.Sprint(c.timeout()),
-		"`Client.IdleRead`":     fmt.Sprint(c.idleRead()),
+		"`Client.Timeout`":      fmt.Sprint(c.limits().Timeout),
+		"`Client.IdleRead`":     fmt.Sprint(c.limits().IdleRead),
 		"`Client.MaxHead`":      size(c.transport.MaxResponseHeaderBytes),
-		"`Client.MaxBody`":      size(c.maxBody()),
-		"`Client.MaxRedirects`": fmt.Sprint(c.maxRedirects()),
+		"`Client.MaxBody`":      size(c.limits().MaxBody),
+		"`Client.MaxRedirects`": fmt.Sprint(c.limits().MaxRedirects),
 		"`Retry.Attempts`":      fmt.Sprint(r.attempts()),
 		"`Retry.Budget`":        fmt.Sprintf("%.0f%%", -100*r.debt),
 		"`Retry.MaxWait`":       fmt.Sprint(r.maxWait()),

@@ -3,6 +3,7 @@ package rules
 import (
 	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -15,6 +16,7 @@ const maxSuspects = 10_000
 
 // Suspects are the origins that were caught of late. Its zero value has none.
 type Suspects[O comparable] struct {
+	any   atomic.Bool // has ever had one
 	mu    sync.Mutex
 	until map[O]time.Time
 }
@@ -34,7 +36,13 @@ func (s *Suspects[O]) Add(o O) (until time.Time) {
 	}
 	until = now.Add(Distrust)
 	s.until[o] = until
+	s.any.Store(true)
 	return until
+}
+
+// Has reports whether o is distrusted.
+func (s *Suspects[O]) Has(o O) bool {
+	return s.any.Load() && time.Now().Before(s.Until(o))
 }
 
 // Until returns until when o is distrusted; the zero time if it is not known.

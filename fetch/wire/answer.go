@@ -1,0 +1,184 @@
+package wire
+
+import (
+	"bytes"
+	"net/http"
+	"net/textproto"
+	"strings"
+
+	"fetchbench/fetch/internal/rules"
+)
+
+// An answer is what parseHead understands of the head of one.
+type answer struct {
+	status int
+	length int  // of the body, as Content-Length tells it; -1: it does not
+	http11 bool // the version is 1.1, and not 1.0
+	keep   bool // the connection stays open after it
+	zipped bool // its Content-Encoding is gzip
+}
+
+// A verdict is what parseHead makes of a head.
+type verdict int
+
+const (
+	partial verdict = iota // it goes on
+	common                 // it is understood
+	odd                    // it is for net/http to understand, or to refuse
+)
+
+// parseHead parses the head of an answer that b begins with, and returns its size in bytes. It takes
+// the common kind of answer alone, and that strictly: a status line of HTTP/1.1 or 1.0 with a final
+// status; header lines that end in CRLF, have a token for a name and no control
+// characters in the value; and none that would change what stands between this answer and the next
+// but one Content-Length and Connection: close or keep-alive. What it takes, net/http takes for the same.
+func parseHead(b []byte) (a answer, size int, v verdict) {
+	line, rest, v := cutLine(b)
+	if v != common {
+		if !isStatusLine(line, false) {
+			v = odd
+		}
+		return a, 0, v
+	}
+	if !isStatusLine(line, true) {
+		return a, 0, odd
+	}
+	a.http11 = line[7] == '1'
+	a.keep, a.length = a.http11, -1
+	a.status = int(line[9]-'0')*100 + int(line[10]-'0')*10 + int(line[11]-'0')
+	for {
+		line, rest, v = cutLine(rest)
+		if v != common {
+			return a, 0, v
+		}
+		if len(line) == 0 {
+			return a, len(b) - len(rest), common
+		}
+		colon := 0
+		for colon < len(line) && rules.IsToken(line[colon]) {
+			colon++
+		}
+		if colon == 0 || colon == len(line) || line[colon] != ':' || !a.field(line[:colon], trim(line[colon+1:])) {
+			return a, 0, odd
+		}
+	}
+}
+
+// cutLine cuts a line off b. It is odd if it does not end in CRLF, or has a control character
+// other than a tab. If it is partial, line is what there is of it.
+func cutLine(b []byte) (line, rest []byte, v verdict) {
+	i := bytes.IndexByte(b, '\n')
+	line = b
+	if i >= 0 {
+		if i == 0 || b[i-1] != '\r' {
+			return nil, nil, odd
+		}
+		line, rest, v = b[:i-1], b[i+1:], common
+	} else if n := len(b); n > 0 && b[n-1] == '\r' {
+		line = b[:n-1]
+	}
+	for _, c := range line {
+		if c < ' ' && c != '\t' || c == 0x7f {
+			return line, nil, odd
+		}
+	}
+	return line, rest, v
+}
+
+// isStatusLine reports whether line is one of the common kind, or if it is not whole, begins like one.
+func isStatusLine(line []byte, whole bool) bool {
+	const pattern = "HTTP/1.v sdd "
+	if whole && len(line) < len(pattern)-1 {
+		return false
+	}
+	for i, c := range line[:min(len(line), len(pattern))] {
+		ok := c == pattern[i]
+		switch pattern[i] {
+		case 'v':
+			ok = c == '0' || c == '1'
+		case 's':
+			ok = c >= '2' && c <= '9'
+		case 'd':
+			ok = c >= '0' && c <= '9'
+		}
+		if !ok {
+			return false
+		}
+	}
+	return true
+}
+
+func trim(b []byte) []byte { return bytes.Trim(b, " \t") }
+
+// field notes a header field that matters here, and reports whether it is one that is understood.
+func (a *answer) field(name, value []byte) bool {
+	switch len(name) {
+	case len("Content-Length"):
+		if is(name, "content-length") {
+			if a.length >= 0 || len(value) == 0 || len(value) > 18 {
+				return false
+			}
+			a.length = 0
+			for _, c := range value {
+				if c < '0' || c > '9' {
+					return false
+				}
+				a.length = 10*a.length + int(c-'0')
+			}
+		}
+	case len("Connection"):
+		if is(name, "connection") {
+			if is(value, "close") {
+				a.keep = false
+			} else if !is(value, "keep-alive") {
+				return false
+			} else if !a.http11 {
+				a.keep = true
+			}
+		}
+	case len("Content-Encoding"):
+		if is(name, "content-encoding") {
+			a.zipped = a.zipped || is(value, "gzip")
+		}
+	case len("Transfer-Encoding"):
+		return !is(name, "transfer-encoding")
+	case len("Trailer"):
+		return !is(name, "trailer")
+	case len("Pragma"):
+		return !is(name, "pragma") // of which net/http makes a Cache-Control
+	}
+	return true
+}
+
+// is reports whether b is lower, which is in lower case, in whatever case.
+func is(b []byte, lower string) bool {
+	if len(b) != len(lower) {
+		return false
+	}
+	for i, c := range b {
+		if c >= 'A' && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		if c != lower[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// parseHeader returns the header of a head that parseHead has understood.
+func parseHeader(head []byte) http.Header {
+	text := string(head) // one string for all values
+	_, text, _ = strings.Cut(text, "\r\n")
+	h := make(http.Header, strings.Count(text, "\n"))
+	for {
+		line, rest, _ := strings.Cut(text, "\r\n")
+		name, value, ok := strings.Cut(line, ":")
+		if !ok {
+			return h
+		}
+		name = textproto.CanonicalMIMEHeaderKey(name)
+		h[name] = append(h[name], strings.Trim(value, " \t"))
+		text = rest
+	}
+}

@@ -1,0 +1,372 @@
+package wire
+
+import (
+	"cmp"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"fetchbench/fetch"
+	"fetchbench/fetch/internal/rules"
+)
+
+// An exchange is what becomes of one of the caller's requests: one HTTP request and its answer,
+// and again for each redirect.
+type exchange struct {
+	client *Client
+	ctx    context.Context
+	result fetch.Result
+	begun  time.Time
+	end    time.Time // of the attempt; zero: none
+
+	// The HTTP request.
+	target target
+	method string
+	host   string // for the field of that name
+	header http.Header
+	body   []byte
+	hop    *rules.Hop // the same for redirects; nil for the caller's own until it is asked for
+	hops   int        // redirects that have been followed
+	closes bool       // the caller's header says that the connection is to be closed
+	unzip  bool       // gzip was asked for
+	alone  bool       // the host is distrusted: the connection is for this one request
+}
+
+// prepare makes x an exchange for req, or one with an error.
+func (x *exchange) prepare(c *Client, ctx context.Context, req *fetch.Request) {
+	x.client, x.ctx = c, ctx
+	x.result.Request = req
+	if ctx.Err() != nil {
+		x.result.Err = fetch.NewError(ctx, req, ctx.Err())
+		return
+	}
+	x.method, x.header, x.body = cmp.Or(req.Method, http.MethodGet), req.Header, req.Body
+	if err := x.aim(req.URL); err != nil {
+		x.result.Err = fetch.NewError(ctx, req, &fetch.Error{Kind: fetch.ErrBadURL, Err: err})
+		return
+	}
+	if x.header != nil {
+		x.closes = asksToClose(x.header)
+		x.host = cmp.Or(x.header.Get("Host"), x.host)
+	}
+	x.result.Attempts = 1
+	x.begin()
+}
+
+// aim checks the request, and finds where it goes.
+func (x *exchange) aim(raw string) (err error) {
+	var ok bool
+	if x.target, ok = split(raw); !ok {
+		u, user, err := rules.ParseURL(raw)
+		if err != nil {
+			return err
+		}
+		if x.target, err = targetOf(u); err != nil {
+			return err
+		}
+		if x.client.UserInfo && user != nil {
+			password, _ := user.Password()
+			x.header = withBasicAuth(x.header, user.Username(), password)
+		}
+	}
+	x.host = withoutZone(x.target.host)
+	return checkRequest(x.method, x.header)
+}
+
+// begin begins an attempt.
+func (x *exchange) begin() {
+	x.begun = time.Now()
+	if timeout := x.client.limits.Timeout; timeout > 0 {
+		x.end = x.begun.Add(timeout)
+	}
+}
+
+// run performs x to its end.
+func (x *exchange) run() {
+	for again := true; again; {
+		var err error
+		if again, err = x.perform(); err != nil {
+			x.fail(err)
+			return
+		}
+	}
+	x.result.Duration = time.Since(x.begun)
+}
+
+func (x *exchange) fail(err error) {
+	x.result.Duration = time.Since(x.begun)
+	x.result.Body = nil
+	x.result.Err = fetch.NewError(x.ctx, x.result.Request, err)
+}
+
+// perform does one HTTP request. again tells that there is a redirect to follow.
+func (x *exchange) perform() (again bool, err error) {
+	for fresh := false; ; {
+		x.alone = x.client.suspects.Has(x.target.origin)
+		conn, err := x.client.get(x.ctx, &x.target, x.end, fresh || x.alone)
+		if err != nil {
+			return false, err
+		}
+		kept := conn.kept
+		again, err := x.on(conn)
+		switch {
+		case err == errStale:
+		case err != nil && kept && x.mayRepeat(conn, err):
+			fresh = true
+			x.result.Attempts++
+		default:
+			return again, err
+		}
+	}
+}
+
+// mayRepeat reports whether x can be sent again after err, since conn had been closed, or was being
+// closed, when it was sent.
+func (x *exchange) mayRepeat(conn *conn, err error) bool {
+	_, limit := errors.AsType[rules.TimeoutError](err)
+	return !conn.heard && !limit && x.ctx.Err() == nil && (!conn.sent || isReplayable(x.method, x.header))
+}
+
+// smallBody is the size in bytes of the largest body that is written together with the head. One that
+// may be larger than what sockets take at once is written while the answer is awaited.
+const smallBody = 16 << 10
+
+// on does x on conn, and gives that back.
+func (x *exchange) on(conn *conn) (again bool, err error) {
+	c := x.client
+	if err := conn.begin(x.ctx, x.end); err != nil {
+		c.drop(conn)
+		return false, err
+	}
+	conn.sent, conn.heard = false, false
+	conn.buf = x.appendHead(conn.buf[:0])
+	var wrote func() bool
+	if len(x.body) <= smallBody {
+		conn.buf = append(conn.buf, x.body...)
+		conn.out = conn.buf
+		conn.awaitHead()
+	} else if wrote, err = conn.writeAside(conn.buf, x.body); err != nil {
+		c.drop(conn)
+		return false, err
+	}
+	keep := false
+	again, keep, err = x.receive(conn)
+	if wrote != nil {
+		keep = wrote() && keep
+	}
+	if conn.br.Buffered() > 0 && err == nil {
+		conn.stray(peek(conn.br))
+		keep = false
+	}
+	if conn.rest() && keep && err == nil && !x.alone {
+		c.put(conn, time.Now())
+	} else {
+		c.drop(conn)
+	}
+	return again, err
+}
+
+// receive reads the answer to x from conn. keep tells whether it can serve another request.
+func (x *exchange) receive(conn *conn) (again, keep bool, err error) {
+	limits := &x.client.limits
+	begun := conn.taken()
+	conn.limit = -1
+	if limits.MaxHead >= 0 {
+		conn.limit = begun + limits.MaxHead + readBuffer // about: see below
+	}
+	a, size, err := conn.readHead()
+	if err != nil {
+		return false, false, err
+	}
+	if size == 0 || a.zipped && x.unzip {
+		return x.receiveOdd(conn, begun)
+	}
+	if limits.MaxHead >= 0 && int64(size) > limits.MaxHead {
+		return false, false, errHeadTooLarge
+	}
+	conn.limit, conn.rolling = -1, true
+	x.result.Status = a.status
+	hasBody := rules.HasBody(x.method, a.status)
+	if hasBody && a.length < 0 {
+		return x.receiveOdd(conn, begun)
+	}
+	n := a.length
+	if !hasBody {
+		n = 0
+	}
+	keep = a.keep && !x.closes
+	if a.status == http.StatusNoContent && a.length > 0 {
+		x.client.suspects.Add(x.target.origin) // the body that it announces may follow, though a 204 has none
+		keep = false
+	}
+	if keep && a.http11 && !conn.host.proven.Load() {
+		conn.host.proven.Store(true)
+	}
+	if isRedirect(a.status) {
+		header := parseHeader(peek(conn.br)[:size])
+		x.result.SetHeader(header)
+		again, err := x.follow(header)
+		if again || err != nil {
+			conn.br.Discard(size)
+			return again, keep && drained(conn, n), err
+		}
+	}
+	if limits.MaxBody >= 0 && int64(n) > limits.MaxBody || n > rules.TrustedLength {
+		head := append([]byte(nil), peek(conn.br)[:size]...)
+		x.result.SetHeaderFunc(func() http.Header { return parseHeader(head) })
+		conn.br.Discard(size)
+		if limits.MaxBody >= 0 && int64(n) > limits.MaxBody {
+			return false, false, rules.TooLargeError(limits.MaxBody)
+		}
+		x.result.Body, err = rules.ReadAll(io.LimitReader(conn.br, int64(n)), limits.MaxBody)
+		if err == nil && len(x.result.Body) < n {
+			err = io.ErrUnexpectedEOF
+		}
+		return false, keep, err
+	}
+	// One piece of memory for the head and the body.
+	b := make([]byte, size+n)
+	head := b[:size:size]
+	m := copy(b, peek(conn.br))
+	conn.br.Discard(m)
+	x.result.SetHeaderFunc(func() http.Header { return parseHeader(head) })
+	if m < len(b) {
+		if _, err := io.ReadFull(conn.br, b[m:]); err != nil {
+			if err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			return false, false, err
+		}
+	}
+	x.result.Body = b[size:]
+	return false, keep, nil
+}
+
+// receiveOdd is receive by net/http's reader. What conn has buffered begins with the head, whose
+// first byte was that with the number begun.
+func (x *exchange) receiveOdd(conn *conn, begun int64) (again, keep bool, err error) {
+	limits := &x.client.limits
+	conn.rolling = false
+	x.result.Status = 0
+	hreq := &http.Request{Method: x.method}
+	var resp *http.Response
+	for informational := true; informational; {
+		resp, err = http.ReadResponse(conn.br, hreq)
+		if conn.cut() || err == nil && limits.MaxHead >= 0 && conn.taken()-begun > limits.MaxHead { // and not only about
+			err = errHeadTooLarge
+		}
+		if err != nil {
+			return false, false, err
+		}
+		informational = resp.StatusCode >= 100 && resp.StatusCode <= 199 && resp.StatusCode != http.StatusSwitchingProtocols
+	}
+	err = rules.CheckHead(resp.StatusCode, resp.Header)
+	if err == nil && resp.ProtoMajor != 1 {
+		err = fmt.Errorf("the version is HTTP/%d.%d", resp.ProtoMajor, resp.ProtoMinor)
+	}
+	if err != nil {
+		return false, false, &fetch.Error{Kind: fetch.ErrProtocol, Err: err}
+	}
+	conn.limit, conn.rolling = -1, true
+	conn.listen()
+	x.result.Status = resp.StatusCode
+	x.result.SetHeader(resp.Header)
+	hasBody := rules.HasBody(x.method, resp.StatusCode)
+	toTheEnd := hasBody && resp.ContentLength < 0 && len(resp.TransferEncoding) == 0
+	keep = !resp.Close && !toTheEnd && !x.closes
+	if length := resp.Header.Get("Content-Length"); resp.StatusCode == http.StatusNoContent && length != "" && length != "0" {
+		x.client.suspects.Add(x.target.origin)
+		keep = false
+	}
+	if keep && resp.ProtoMinor >= 1 && !conn.host.proven.Load() {
+		conn.host.proven.Store(true)
+	}
+	if again, err := x.follow(resp.Header); again || err != nil {
+		n, err2 := io.CopyN(io.Discard, resp.Body, mostDrained)
+		return again, keep && err2 == io.EOF && n < mostDrained, err
+	}
+	n, body := resp.ContentLength, io.Reader(resp.Body)
+	if x.unzip && hasBody && n != 0 && strings.EqualFold(resp.Header.Get("Content-Encoding"), "gzip") {
+		resp.Header.Del("Content-Encoding")
+		resp.Header.Del("Content-Length")
+		zip := unzippers.Get().(*gzip.Reader)
+		defer unzippers.Put(zip)
+		if err := zip.Reset(body); err != nil {
+			if err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			return false, false, err
+		}
+		n, body = -1, zip
+	}
+	switch {
+	case !hasBody:
+		x.result.Body = []byte{}
+	case limits.MaxBody >= 0 && n > limits.MaxBody:
+		err = rules.TooLargeError(limits.MaxBody)
+	default:
+		x.result.Body, err = rules.ReadAll(body, limits.MaxBody)
+	}
+	if err != nil {
+		return false, false, err
+	}
+	x.result.Unverified = toTheEnd
+	return false, keep, nil
+}
+
+var unzippers = sync.Pool{New: func() any { return new(gzip.Reader) }}
+
+// follow makes x the request that an answer with that header redirects to, if there is one.
+func (x *exchange) follow(header http.Header) (again bool, err error) {
+	if !isRedirect(x.result.Status) {
+		return false, nil
+	}
+	if x.hop == nil {
+		u, _, err := rules.ParseURL(x.result.Request.URL)
+		if err != nil {
+			return false, err // not reached: it was accepted before
+		}
+		x.hop = &rules.Hop{Method: x.method, URL: u, Host: x.host, Header: x.header, Body: len(x.body) > 0}
+	}
+	next, err := x.client.redirects.Next(x.hop, x.hops, x.result.Request.Header, x.result.Status, header)
+	if next == nil && err == nil {
+		return false, nil
+	}
+	if err == nil {
+		var t target
+		if t, err = targetOf(next.URL); err == nil {
+			x.hop, x.target = next, t
+			x.hops++
+			x.result.Status = 0
+			x.result.SetHeader(nil)
+			x.method, x.header, x.host = next.Method, next.Header, withoutZone(next.Host)
+			x.closes = asksToClose(x.header)
+			if !next.Body {
+				x.body = nil
+			}
+			return true, nil
+		}
+	}
+	return false, &fetch.Error{Kind: fetch.ErrRedirect, Err: err}
+}
+
+func isRedirect(status int) bool { return status >= 301 && status <= 308 }
+
+// mostDrained is how many bytes of a body that nobody wants are read, so that the
+// connection can serve the next request.
+const mostDrained = 16 << 10
+
+// drained reads a body of n bytes that nobody wants, and reports whether it has.
+func drained(conn *conn, n int) bool {
+	if n > mostDrained {
+		return false
+	}
+	_, err := conn.br.Discard(n)
+	return err == nil
+}
