@@ -21,7 +21,13 @@ import (
 //		fetch.ShardMain(fetchtest.Remote)
 //		os.Exit(m.Run())
 //	}
-var Remote fetch.Doer = fetch.DoerFunc(doRemotely)
+var Remote = RemoteOver(&fetch.Client{Timeout: -1}) // how long a request takes is for the test to say
+
+// RemoteOver is [Remote] with an engine of one's own for the way to the test's process. So a strategy that
+// performs its requests by RemoteOver(d) in place of the Doer that it is given is tested with d under it.
+func RemoteOver(d fetch.Doer) fetch.Doer {
+	return fetch.DoerFunc(func(ctx context.Context, r *fetch.Request) fetch.Result { return doRemotely(ctx, d, r) })
+}
 
 // The header fields in which a request and a result cross.
 const (
@@ -32,11 +38,8 @@ const (
 	panicField    = "Fetchtest-Panic"
 )
 
-// remoteClient has no timeout: how long a request takes is for the test to say.
-var remoteClient = &fetch.Client{Timeout: -1}
-
-func doRemotely(ctx context.Context, r *fetch.Request) fetch.Result {
-	res := remoteClient.Do(ctx, &fetch.Request{
+func doRemotely(ctx context.Context, d fetch.Doer, r *fetch.Request) fetch.Result {
+	res := d.Do(ctx, &fetch.Request{
 		URL:    r.URL,
 		Header: http.Header{indexField: {strconv.Itoa(r.Index)}},
 	})

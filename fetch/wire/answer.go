@@ -108,7 +108,15 @@ func isStatusLine(line []byte, whole bool) bool {
 	return true
 }
 
-func trim(b []byte) []byte { return bytes.Trim(b, " \t") }
+func trim(b []byte) []byte {
+	for len(b) > 0 && (b[0] == ' ' || b[0] == '\t') {
+		b = b[1:]
+	}
+	for n := len(b); n > 0 && (b[n-1] == ' ' || b[n-1] == '\t'); n-- {
+		b = b[:n-1]
+	}
+	return b
+}
 
 // field notes a header field that matters here, and reports whether it is one that is understood.
 func (a *answer) field(name, value []byte) bool {
@@ -169,16 +177,23 @@ func is(b []byte, lower string) bool {
 // parseHeader returns the header of a head that parseHead has understood.
 func parseHeader(head []byte) http.Header {
 	text := string(head) // one string for all values
-	_, text, _ = strings.Cut(text, "\r\n")
+	statusLine, text, _ := strings.Cut(text, "\r\n")
 	h := make(http.Header, strings.Count(text, "\n"))
 	for {
 		line, rest, _ := strings.Cut(text, "\r\n")
 		name, value, ok := strings.Cut(line, ":")
 		if !ok {
-			return h
+			break
 		}
 		name = textproto.CanonicalMIMEHeaderKey(name)
 		h[name] = append(h[name], strings.Trim(value, " \t"))
 		text = rest
 	}
+	for _, v := range h["Connection"] {
+		if strings.EqualFold(v, "close") && strings.HasPrefix(statusLine, "HTTP/1.1") {
+			delete(h, "Connection") // as net/http does
+			break
+		}
+	}
+	return h
 }

@@ -92,8 +92,8 @@ type Client struct {
 	redirects rules.Redirects
 	dialer    rules.Dialer
 	tls       *tls.Config
-	suspects  rules.Suspects[string] // hosts that have sent what nobody asked for
-	unpiped   rules.Suspects[string] // hosts that do not get on with pipelining
+	suspects  rules.Suspects[string]  // hosts that have sent what nobody asked for
+	unpiped   *rules.Suspects[string] // hosts that do not get on with pipelining
 
 	mu    sync.Mutex
 	hosts map[string]*host // those with connections
@@ -126,5 +126,6 @@ func (c *Client) init() {
 	if c.tls == nil {
 		c.tls = &tls.Config{}
 	}
+	c.unpiped = new(rules.Suspects[string])
 	c.tls.NextProtos = []string{"http/1.1"}
 }

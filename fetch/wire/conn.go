@@ -83,22 +83,22 @@ func newConn(h *host, nc net.Conn) *conn {
 	return c
 }
 
-// begin gives c to a request with that context, whose attempt ends at end. It has to rest again, or be closed.
-func (c *conn) begin(ctx context.Context, end time.Time) error {
+// begin gives c to a request with that context, whose attempt ends at end, for the server to
+// answer from now on. It has to rest again, or be closed.
+func (c *conn) begin(ctx context.Context, now, end time.Time) error {
+	c.sent, c.heard, c.rolling = false, false, false
 	done := ctx.Done()
 	c.mu.Lock()
 	other := c.done != done
-	if other && c.forget != nil {
-		forget := c.forget
-		c.mu.Unlock()
-		forget()
-		c.mu.Lock()
-	}
 	c.active, c.done = true, done
+	c.end = end
+	c.hush(now)
 	c.mu.Unlock()
-	c.until(end, time.Time{})
 	if other {
-		c.forget = nil
+		if c.forget != nil {
+			c.forget()
+			c.forget = nil
+		}
 		if done != nil {
 			c.forget = context.AfterFunc(ctx, func() { c.abort(done) })
 		}
@@ -134,19 +134,36 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// until says when the attempt ends, and until when the server may be silent.
-func (c *conn) until(end, silence time.Time) {
+// turn says that it is the turn of the next request that was written, and returns when that ends.
+func (c *conn) turn(now time.Time) (end time.Time) {
+	c.heard, c.rolling = false, false
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.end, c.silence = end, silence
+	if timeout := c.host.client.limits.Timeout; timeout > 0 {
+		c.end = now.Add(timeout)
+	}
+	c.hush(now)
+	return c.end
 }
 
-// listen renews the time for which the server may be silent.
+// listen says that the server has just sent something, or that it is its turn.
 func (c *conn) listen() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.hush(time.Now())
+}
+
+// hush lets the server be silent for the idle time from now on, and sets a deadline, if there is none
+// yet that is early enough. One that is too early does no harm: see expired. So as a rule nothing
+// has to be set, since each request may take longer than the one before. mu is held.
+func (c *conn) hush(now time.Time) {
+	c.silence = time.Time{}
 	if idle := c.host.client.limits.IdleRead; idle > 0 {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.silence = time.Now().Add(idle)
+		c.silence = now.Add(idle)
+	}
+	due := c.due()
+	if !c.aborted && !due.IsZero() && (c.deadline.IsZero() || c.deadline.After(due)) {
+		c.set(due)
 	}
 }
 
@@ -158,23 +175,14 @@ func (c *conn) due() time.Time {
 	return c.end
 }
 
-// arm sets a deadline, if there is none yet that is early enough. One that is too early does no harm: see
-// expired. So as a rule nothing has to be set, since each request may take longer than the one before.
-func (c *conn) arm() {
+// speak says that it is not the server's turn, and sets the deadline to the end of the attempt
+// alone: a write must not be interrupted too early.
+func (c *conn) speak() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	due := c.due()
-	if !c.aborted && !due.IsZero() && (c.deadline.IsZero() || c.deadline.After(due)) {
-		c.set(due)
-	}
-}
-
-// armExactly is arm for what must not be interrupted too early.
-func (c *conn) armExactly() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if due := c.due(); !c.aborted && !c.deadline.Equal(due) {
-		c.set(due)
+	c.silence = time.Time{}
+	if !c.aborted && !c.deadline.Equal(c.end) {
+		c.set(c.end)
 	}
 }
 
@@ -213,7 +221,6 @@ func (c *conn) Read(p []byte) (int, error) {
 		p = p[:min(int64(len(p)), c.limit-c.total)]
 	}
 	for {
-		c.arm()
 		n, err := c.read(p)
 		if n > 0 {
 			c.total += int64(n)
@@ -245,14 +252,15 @@ func (c *conn) read(p []byte) (int, error) {
 	if err := c.write(c.out); err != nil {
 		return 0, err
 	}
-	c.out = nil
 	return c.Conn.Read(p)
 }
 
-// write writes b. Where that fails since the server has closed the connection, it may have
-// answered before, so it is not an error.
+// write writes b, which is out, and listens. Where that fails since the server has closed the
+// connection, it may have answered before, so it is not an error.
 func (c *conn) write(b []byte) error {
-	c.armExactly()
+	c.out = nil
+	c.speak()
+	defer c.listen()
 	n, err := c.Conn.Write(b)
 	c.sent = c.sent || n > 0
 	if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -339,12 +347,6 @@ func peek(br *bufio.Reader) []byte {
 	return b
 }
 
-// awaitHead says that it is the server's turn.
-func (c *conn) awaitHead() {
-	c.rolling = false
-	c.listen()
-}
-
 // readHead reads until parseHead has understood a head, which stays in the buffer. Its size is
 // 0 if it is odd.
 func (c *conn) readHead() (a answer, size int, err error) {
@@ -374,7 +376,7 @@ func (c *conn) writeAside(head, body []byte) (wrote func() bool, err error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	c.armExactly()
+	c.speak()
 	c.sent = true
 	done := make(chan error, 1)
 	go func() {
@@ -382,7 +384,6 @@ func (c *conn) writeAside(head, body []byte) (wrote func() bool, err error) {
 		_, err := buffers.WriteTo(c.Conn)
 		if err == nil {
 			c.listen()
-			c.arm()
 		}
 		done <- err
 	}()
@@ -399,4 +400,13 @@ func (c *conn) writeAside(head, body []byte) (wrote func() bool, err error) {
 		<-done
 		return false
 	}, nil
+}
+
+// isClean reports whether c has nothing left of what came. It is noted if it has.
+func (c *conn) isClean() bool {
+	if c.br.Buffered() == 0 {
+		return true
+	}
+	c.stray(peek(c.br))
+	return false
 }

@@ -52,14 +52,14 @@ func (c *conn) exchange(p []byte) (int, error) {
 		c.stray(p[:max(c.n, 0)])
 		return 0, errStale
 	case c.out != nil && c.err == nil: // the socket's buffer is full
-		out := c.out
-		c.out = nil
-		if err := c.write(out); err != nil {
+		if err := c.write(c.out); err != nil {
 			return 0, err
 		}
 		return c.Conn.Read(p)
-	case c.err != nil:
+	case c.out != nil:
 		c.out = nil
+		return 0, os.NewSyscallError("write", c.err)
+	case c.err != nil:
 		return 0, os.NewSyscallError("read", c.err)
 	}
 	return eof(c.n, nil)

@@ -24,6 +24,7 @@ type exchange struct {
 	result fetch.Result
 	begun  time.Time
 	end    time.Time // of the attempt; zero: none
+	over   time.Time // when the last HTTP request was
 
 	// The HTTP request.
 	target target
@@ -79,11 +80,14 @@ func (x *exchange) aim(raw string) (err error) {
 	return checkRequest(x.method, x.header)
 }
 
-// begin begins an attempt.
+// begin begins an attempt, or goes on with one after a redirect.
 func (x *exchange) begin() {
-	x.begun = time.Now()
+	now := time.Now()
+	if x.hops == 0 {
+		x.begun = now
+	}
 	if timeout := x.client.limits.Timeout; timeout > 0 {
-		x.end = x.begun.Add(timeout)
+		x.end = now.Add(timeout)
 	}
 }
 
@@ -96,7 +100,7 @@ func (x *exchange) run() {
 			return
 		}
 	}
-	x.result.Duration = time.Since(x.begun)
+	x.result.Duration = x.over.Sub(x.begun)
 }
 
 func (x *exchange) fail(err error) {
@@ -107,14 +111,27 @@ func (x *exchange) fail(err error) {
 
 // perform does one HTTP request. again tells that there is a redirect to follow.
 func (x *exchange) perform() (again bool, err error) {
+	c := x.client
 	for fresh := false; ; {
-		x.alone = x.client.suspects.Has(x.target.origin)
-		conn, err := x.client.get(x.ctx, &x.target, x.end, fresh || x.alone)
+		x.alone = c.suspects.Has(x.target.origin)
+		conn, err := c.get(x.ctx, &x.target, x.end, fresh || x.alone)
 		if err != nil {
 			return false, err
 		}
-		kept := conn.kept
-		again, err := x.on(conn)
+		kept, now := conn.kept, x.begun
+		if !kept || x.hops > 0 || c.MaxConnsPerHost > 0 {
+			now = time.Now() // some time may have passed since
+		}
+		keep := false
+		if err = conn.begin(x.ctx, now, x.end); err == nil {
+			again, keep, err = x.on(conn)
+		}
+		x.over = time.Now()
+		if conn.rest() && keep {
+			c.put(conn, x.over)
+		} else {
+			c.drop(conn)
+		}
 		switch {
 		case err == errStale:
 		case err != nil && kept && x.mayRepeat(conn, err):
@@ -137,39 +154,19 @@ func (x *exchange) mayRepeat(conn *conn, err error) bool {
 // may be larger than what sockets take at once is written while the answer is awaited.
 const smallBody = 16 << 10
 
-// on does x on conn, and gives that back.
-func (x *exchange) on(conn *conn) (again bool, err error) {
-	c := x.client
-	if err := conn.begin(x.ctx, x.end); err != nil {
-		c.drop(conn)
-		return false, err
-	}
-	conn.sent, conn.heard = false, false
+// on does x on conn.
+func (x *exchange) on(conn *conn) (again, keep bool, err error) {
+	wrote := func() bool { return true }
 	conn.buf = x.appendHead(conn.buf[:0])
-	var wrote func() bool
 	if len(x.body) <= smallBody {
 		conn.buf = append(conn.buf, x.body...)
 		conn.out = conn.buf
-		conn.awaitHead()
 	} else if wrote, err = conn.writeAside(conn.buf, x.body); err != nil {
-		c.drop(conn)
-		return false, err
+		return false, false, err
 	}
-	keep := false
 	again, keep, err = x.receive(conn)
-	if wrote != nil {
-		keep = wrote() && keep
-	}
-	if conn.br.Buffered() > 0 && err == nil {
-		conn.stray(peek(conn.br))
-		keep = false
-	}
-	if conn.rest() && keep && err == nil && !x.alone {
-		c.put(conn, time.Now())
-	} else {
-		c.drop(conn)
-	}
-	return again, err
+	keep = wrote() && keep && !x.alone
+	return again, keep && conn.isClean(), err
 }
 
 // receive reads the answer to x from conn. keep tells whether it can serve another request.

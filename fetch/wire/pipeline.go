@@ -2,13 +2,200 @@ package wire
 
 import (
 	"context"
+	"errors"
+	"time"
 
 	"fetchbench/fetch"
+	"fetchbench/fetch/internal/rules"
 )
 
-// DoBatch implements [fetch.BatchDoer].
+// maxWrite is the size in bytes up to which requests are written together. If the server had no room for
+// what is written it would have to read it to go on, and it need not while nobody reads its answers.
+const maxWrite = 16 << 10
+
+// DoBatch implements [fetch.BatchDoer]: it writes as many of reqs at once as it may, and
+// reads their answers in order.
+//
+// Those are requests without a body, by an idempotent method, that go to the host of the first; and
+// only when that host has answered before on a connection that was kept. The others are performed one at
+// a time. Of what was written together, a request that has no answer when the connection ends or fails is
+// sent again by itself, and counts another attempt. If the server had not announced that, the host gets
+// one request at a time for a minute, and [fetch.Trace].PipelineOff is told.
+//
+// The Timeout of each begins when the answer before it is whole, and its Duration when it is written:
+// a slow answer delays those that were written after it.
 func (c *Client) DoBatch(ctx context.Context, reqs []*fetch.Request, yield func(fetch.Result)) {
-	for _, r := range reqs {
-		yield(c.Do(ctx, r))
+	c.once.Do(c.init)
+	all := make([]exchange, len(reqs))
+	lists := make([]*exchange, 2*len(reqs))
+	window, single := lists[:0:len(reqs)], lists[len(reqs):len(reqs)]
+	for i, r := range reqs {
+		x := &all[i]
+		x.prepare(c, ctx, r)
+		switch {
+		case x.result.Err != nil:
+			yield(x.result)
+		case len(x.body) > 0 || x.closes || !isReplayable(x.method, x.header) ||
+			len(window) > 0 && x.target.origin != window[0].target.origin:
+			single = append(single, x)
+		default:
+			window = append(window, x)
+		}
+	}
+	if len(window) > 0 && !c.isProven(window[0].target.origin) {
+		// The first one shows what the host can do.
+		window[0].run()
+		yield(window[0].result)
+		window = window[1:]
+	}
+	for len(window) > 1 && ctx.Err() == nil && c.mayPipeline(window[0].target.origin) {
+		var alone []*exchange
+		alone, window = c.pipeline(ctx, window, yield)
+		single = append(single, alone...)
+	}
+	for _, x := range append(single, window...) {
+		if x.begin(); ctx.Err() != nil {
+			x.fail(ctx.Err())
+		} else {
+			x.run()
+		}
+		yield(x.result)
+	}
+}
+
+// mayPipeline reports whether the host of origin gets several requests in one write.
+func (c *Client) mayPipeline(origin string) bool {
+	return c.isProven(origin) && !c.unpiped.Has(origin) && !c.suspects.Has(origin)
+}
+
+// pipeline writes as many requests of window together as it may, and yields those of their answers that come. It
+// returns those requests that have to go on by themselves, and the rest of window.
+func (c *Client) pipeline(ctx context.Context, window []*exchange, yield func(fetch.Result)) (alone, rest []*exchange) {
+	for fresh := false; ; {
+		var last *exchange
+		var err error
+		alone, rest, last, err = c.write(ctx, window, fresh, yield)
+		switch {
+		case err == errLost:
+			fresh = true
+		case err != errStale:
+			if last != nil {
+				yield(last.result)
+			}
+			return alone, rest
+		case !c.mayPipeline(window[0].target.origin): // what made it stale was an answer too many
+			return window, nil
+		}
+	}
+}
+
+// errLost is that of a kept connection which was closed just when a window was written to it.
+var errLost = errors.New("closed")
+
+// write is pipeline on one connection. The last of the results is for the caller to yield: who gets
+// that may begin with the next requests, for which the connection is free now.
+func (c *Client) write(ctx context.Context, window []*exchange, fresh bool, yield func(fetch.Result)) (alone, rest []*exchange, last *exchange, err error) {
+	window[0].begin()
+	conn, err := c.get(ctx, &window[0].target, window[0].end, fresh)
+	if err != nil {
+		return window, nil, nil, nil // each by itself gets to know why
+	}
+	kept, keep := conn.kept, false
+	defer func() { // also if yield panics
+		if conn.rest() && keep {
+			c.put(conn, time.Now())
+		} else {
+			c.drop(conn)
+		}
+	}()
+	if !kept {
+		window[0].begin()
+	}
+	now := window[0].begun
+	if err := conn.begin(ctx, now, window[0].end); err != nil {
+		return window, nil, nil, nil
+	}
+	conn.buf = conn.buf[:0]
+	for i, x := range window {
+		if conn.buf = x.appendHead(conn.buf); len(conn.buf) > maxWrite {
+			window, rest = window[:i+1], window[i+1:]
+			break
+		}
+	}
+	conn.out = conn.buf
+	for i, x := range window {
+		x.begun = now
+		if i > 0 {
+			x.end = conn.turn(window[i-1].over)
+		}
+		again, keeps, err := x.receive(conn)
+		x.over = time.Now()
+		heard := conn.heard || i > 0 && conn.br.Buffered() > 0
+		switch {
+		case again:
+			alone = append(alone, x)
+		case err == nil:
+			x.result.Duration = x.over.Sub(x.begun)
+		case err == errStale:
+			return nil, nil, nil, errStale
+		case i == 0 && kept && !heard && x.mayRepeat(conn, err):
+			sentAgain(window)
+			return nil, nil, nil, errLost
+		case keeps || x.isFinal(err, i == 0 || heard):
+			x.fail(err)
+		default:
+			c.unpipe(ctx, x, len(window)-i, err)
+			return append(alone, sentAgain(window[i:])...), rest, nil, nil
+		}
+		switch {
+		case again:
+		case i == len(window)-1:
+			last = x
+		default:
+			yield(x.result)
+		}
+		if !keeps && i < len(window)-1 {
+			// As the server has announced, or since there is no use in reading on.
+			conn.host.proven.Store(false)
+			return append(alone, sentAgain(window[i+1:])...), rest, nil, nil
+		}
+		keep = keeps && i == len(window)-1 && conn.isClean()
+	}
+	return alone, rest, last, nil
+}
+
+// sentAgain counts the attempt that xs are about to make, unless their context is done.
+func sentAgain(xs []*exchange) []*exchange {
+	for _, x := range xs {
+		if x.ctx.Err() == nil {
+			x.result.Attempts++
+		}
+	}
+	return xs
+}
+
+// isFinal reports whether x, which was written together with others, would fare no better by itself: the
+// server has sent what is no good, or has taken too long over it.
+func (x *exchange) isFinal(err error, own bool) bool {
+	switch fetch.NewError(x.ctx, nil, err).Kind {
+	case fetch.ErrTooLarge, fetch.ErrDecode, fetch.ErrRedirect, fetch.ErrCanceled:
+		return true
+	case fetch.ErrTimeout:
+		return own || x.ctx.Err() != nil
+	}
+	return false
+}
+
+// unpipe has the host of x get one request at a time for a while, since so many of what was written
+// together had no answer.
+func (c *Client) unpipe(ctx context.Context, x *exchange, unanswered int, err error) {
+	c.unpiped.Add(x.target.origin)
+	if t := fetch.ContextTrace(ctx); t != nil && t.PipelineOff != nil {
+		t.PipelineOff(fetch.PipelineInfo{
+			Host:       x.target.origin,
+			Unanswered: unanswered,
+			Err:        fetch.NewError(ctx, x.result.Request, err),
+			Off:        rules.Distrust,
+		})
 	}
 }
