@@ -234,24 +234,24 @@ func TestAllocations(t *testing.T) {
 
 // Everything that crosses from the caller to the server, as the server sees it.
 func TestRequest(t *testing.T) {
-	var mu sync.Mutex // the race detector knows nothing of sockets
-	var got *http.Request
-	var body []byte
+	type arrival struct {
+		*http.Request
+		body []byte
+	}
+	arrivals := make(chan arrival, 1)
 	s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		mu.Lock()
-		defer mu.Unlock()
-		got = r
-		body, _ = io.ReadAll(r.Body)
+		body, _ := io.ReadAll(r.Body)
+		arrivals <- arrival{r, body}
 	}))
 	t.Cleanup(s.Close)
 	c := closing(t, &wire.Client{UserInfo: true})
+	var got arrival
 	send := func(r fetch.Request) {
 		r.URL = strings.Replace(s.URL, "http://", "http://user:pass@", 1) + r.URL
 		res := c.Do(t.Context(), &r)
 		require.NoError(t, res.Err)
 		require.Equal(t, 200, res.Status)
-		mu.Lock()
-		defer mu.Unlock()
+		got = <-arrivals
 	}
 	send(fetch.Request{URL: "/a?b"})
 	assert.Equal(t, "GET /a?b", got.Method+" "+got.RequestURI)
@@ -266,7 +266,7 @@ func TestRequest(t *testing.T) {
 	for _, n := range []int{1, 16 << 10, 17 << 10, 5 << 20} {
 		send(fetch.Request{URL: "/", Method: "PUT", Body: bytes.Repeat([]byte("x"), n)})
 		assert.Equal(t, int64(n), got.ContentLength)
-		assert.Len(t, body, n)
+		assert.Len(t, got.body, n)
 	}
 	send(fetch.Request{URL: "/", Method: "POST"})
 	assert.Equal(t, []string{"0"}, got.Header["Content-Length"])
