@@ -20,15 +20,16 @@ import (
 
 	"fetchbench/fetch"
 	"fetchbench/fetch/fetchtest"
+	"fetchbench/fetch/wire"
 )
 
 func TestMain(m *testing.M) {
-	client := &fetch.Client{}
+	doer := engineOf(os.Getenv(engineEnv)).new()
 	fetch.ShardMain(fetch.DoerFunc(func(ctx context.Context, r *fetch.Request) fetch.Result {
 		if r.URL == nowhere {
 			return nothing(ctx, r)
 		}
-		return client.Do(ctx, r)
+		return doer.Do(ctx, r)
 	}))
 	// For the children: the race detector has every program end a second later.
 	os.Setenv("GORACE", "atexit_sleep_ms=1 "+os.Getenv("GORACE"))
@@ -71,22 +72,39 @@ type engine interface {
 	CloseIdleConnections()
 }
 
-var engines = []struct {
+type namedEngine struct {
 	name string
 	new  func() engine
-}{
+}
+
+var engines = []namedEngine{
 	{"nethttp", func() engine { return &fetch.Client{} }},
+	{"wire", func() engine { return &wire.Client{} }},
 	{"http.Client", func() engine { return fetch.HTTP(&http.Client{Transport: fetch.NewTransport()}) }},
+}
+
+// engineEnv tells the children of a Shard the name of their engine.
+const engineEnv = "FETCHBENCH_ENGINE"
+
+// engineOf returns the engine with that name, or the default one.
+func engineOf(name string) namedEngine {
+	for _, e := range engines {
+		if e.name == name {
+			return e
+		}
+	}
+	return engines[0]
 }
 
 // each runs test for every strategy on every engine.
 func each(t *testing.T, test func(t *testing.T, f *fetch.Fetcher, engine string)) {
 	for _, s := range strategies {
 		for _, e := range engines {
-			if _, ok := s.Strategy.(fetch.Shard); ok && e.name != "nethttp" {
-				continue // its children have the engine that ShardMain gave them
+			if _, ok := s.Strategy.(fetch.Shard); ok && e.name == "http.Client" {
+				continue
 			}
 			t.Run(s.name+"/"+e.name, func(t *testing.T) {
+				t.Setenv(engineEnv, e.name)
 				doer := e.new()
 				defer doer.CloseIdleConnections()
 				test(t, &fetch.Fetcher{Strategy: s.Strategy, Doer: doer}, e.name)
@@ -109,7 +127,7 @@ func pings(s *fetchtest.Server, n int) iter.Seq[fetch.Request] {
 // A URL that fails must not cost another one its result, or pass for a success.
 func TestEveryURLIsAnsweredAsTheServerDid(t *testing.T) {
 	each(t, func(t *testing.T, f *fetch.Fetcher, engine string) {
-		n := map[string]int{"nethttp": 5000, "http.Client": 250}[engine]
+		n := map[string]int{"nethttp": 1500, "wire": 1500, "http.Client": 250}[engine]
 		s := fetchtest.NewServer(t, fetchtest.FailStatus(0.03, 503), fetchtest.Drop(0.01), fetchtest.Seed(42))
 		wantFailed, wantDropped := 0, 0
 		for i := range n {
@@ -159,26 +177,23 @@ func TestEveryURLIsAnsweredAsTheServerDid(t *testing.T) {
 
 // Connections are opened once, and used again: never more than requests at a time.
 func TestConnectionsAreReused(t *testing.T) {
-	for _, s := range strategies {
-		t.Run(s.name, func(t *testing.T) {
-			server := fetchtest.NewServer(t)
-			client := &fetch.Client{}
-			defer client.CloseIdleConnections()
-			inFlight, _ := s.Strategy.(fetch.Bounded).Bounds()
-			for range 2 {
-				f := fetch.Fetcher{Strategy: s.Strategy, Doer: client}
-				for r := range f.Fetch(t.Context(), pings(server, 300)) {
-					require.True(t, r.OK(), "%v", r.Err)
-				}
+	each(t, func(t *testing.T, f *fetch.Fetcher, engine string) {
+		server := fetchtest.NewServer(t)
+		inFlight, _ := f.Strategy.(fetch.Bounded).Bounds()
+		for range 2 {
+			for r := range f.Fetch(t.Context(), pings(server, 150)) {
+				require.True(t, r.OK(), "%v", r.Err)
 			}
-			most := inFlight
-			if _, ok := s.Strategy.(fetch.Shard); ok {
-				most *= 2 // the connections of a Shard's children end with them
-			}
+		}
+		most := inFlight
+		if _, ok := f.Strategy.(fetch.Shard); ok {
+			most *= 2 // the connections of a Shard's children end with them
+		}
+		assert.LessOrEqual(t, server.PeakInFlight(), inFlight, "requests at the server at once")
+		if engine != "http.Client" { // whose transport opens some more
 			assert.LessOrEqual(t, server.Conns(), most, "connections opened")
-			assert.LessOrEqual(t, server.PeakInFlight(), inFlight, "requests at the server at once")
-		})
-	}
+		}
+	})
 }
 
 // The limit is reached, or a strategy is slower than its name says: the server answers

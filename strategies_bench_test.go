@@ -17,6 +17,7 @@ import (
 
 	"fetchbench/fetch"
 	"fetchbench/fetch/fetchtest"
+	"fetchbench/fetch/wire"
 )
 
 // In every benchmark one op is one URL: b.N of them go through one Fetch, and the
@@ -27,15 +28,32 @@ import (
 // URL costs, with 5 ms what waiting for several at once is worth.
 func BenchmarkFetch(b *testing.B) {
 	for _, s := range strategies {
-		for _, latency := range []time.Duration{0, 5 * time.Millisecond} {
-			b.Run(fmt.Sprintf("strategy=%s/latency=%v", s.name, latency), func(b *testing.B) {
-				run(b, s.Strategy, &fetch.Client{}, fetchtest.NewServer(b, fetchtest.Latency(latency)))
-			})
+		for _, e := range engines[:2] {
+			if e.name != "nethttp" && (s.name == "serial" || s.name == "threads") {
+				continue // what they wait for, and the threads, cost more than any engine
+			}
+			for _, latency := range []time.Duration{0, 5 * time.Millisecond} {
+				b.Run(fmt.Sprintf("strategy=%s/engine=%s/latency=%v", s.name, e.name, latency), func(b *testing.B) {
+					b.Setenv(engineEnv, e.name)
+					run(b, s.Strategy, e.new(), fetchtest.NewServer(b, fetchtest.Latency(latency)))
+				})
+			}
 		}
 	}
 }
 
+// BenchmarkPipeline shows what it is worth that several requests share a write: 64 writes
+// are under way at once, of depth requests each.
+func BenchmarkPipeline(b *testing.B) {
+	for _, depth := range []int{1, 4, 16, 64} {
+		b.Run(fmt.Sprintf("depth=%d", depth), func(b *testing.B) {
+			run(b, fetch.Batch{Limit: 64 * depth, Pipeline: depth}, &wire.Client{}, fetchtest.NewServer(b))
+		})
+	}
+}
+
 // BenchmarkPost sends a JSON document of 1.5 KB, and decodes the one that comes back.
+// What it costs differs by strategy as in BenchmarkFetch, but for the way to another process.
 func BenchmarkPost(b *testing.B) {
 	document, err := os.ReadFile("testdata/order.json")
 	require.NoError(b, err)
@@ -51,6 +69,9 @@ func BenchmarkPost(b *testing.B) {
 	var sent order
 	require.NoError(b, json.Unmarshal(document, &sent))
 	for _, s := range strategies {
+		if s.name != "pool" && s.name != "shard" {
+			continue
+		}
 		b.Run("strategy="+s.name, func(b *testing.B) {
 			m := measurement{
 				strategy: s.Strategy,
