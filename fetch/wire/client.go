@@ -104,7 +104,7 @@ type Client struct {
 func (c *Client) Do(ctx context.Context, req *fetch.Request) fetch.Result {
 	c.once.Do(c.init)
 	var x exchange
-	if x.prepare(c, ctx, req); x.result.Err == nil {
+	if x.prepare(c, ctx, req, time.Now()); x.result.Err == nil {
 		x.run()
 	}
 	return x.result

@@ -39,8 +39,8 @@ type exchange struct {
 	alone  bool       // the host is distrusted: the connection is for this one request
 }
 
-// prepare makes x an exchange for req, or one with an error.
-func (x *exchange) prepare(c *Client, ctx context.Context, req *fetch.Request) {
+// prepare makes x an exchange for req that begins now, or one with an error.
+func (x *exchange) prepare(c *Client, ctx context.Context, req *fetch.Request, now time.Time) {
 	x.client, x.ctx = c, ctx
 	x.result.Request = req
 	if ctx.Err() != nil {
@@ -57,7 +57,7 @@ func (x *exchange) prepare(c *Client, ctx context.Context, req *fetch.Request) {
 		x.host = cmp.Or(x.header.Get("Host"), x.host)
 	}
 	x.result.Attempts = 1
-	x.begin()
+	x.begin(now)
 }
 
 // aim checks the request, and finds where it goes.
@@ -81,8 +81,7 @@ func (x *exchange) aim(raw string) (err error) {
 }
 
 // begin begins an attempt, or goes on with one after a redirect.
-func (x *exchange) begin() {
-	now := time.Now()
+func (x *exchange) begin(now time.Time) {
 	if x.hops == 0 {
 		x.begun = now
 	}

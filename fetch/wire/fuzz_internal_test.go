@@ -64,7 +64,7 @@ func byWire(text []byte, piece int, method string) (o outcome, err error) {
 	c := &Client{MaxRedirects: -1, Dial: dialing(&script{text: text, piece: piece})}
 	c.once.Do(c.init)
 	var x exchange
-	x.prepare(c, context.Background(), &fetch.Request{Method: method, URL: "http://h.test/", Header: http.Header{"Accept-Encoding": {"identity"}}})
+	x.prepare(c, context.Background(), &fetch.Request{Method: method, URL: "http://h.test/", Header: http.Header{"Accept-Encoding": {"identity"}}}, time.Now())
 	conn, err := c.get(x.ctx, &x.target, x.end, false)
 	if err != nil {
 		return o, err
@@ -219,7 +219,7 @@ func FuzzRequest(f *testing.F) {
 			h["Host"] = []string{host}
 		}
 		var x exchange
-		x.prepare(c, context.Background(), &fetch.Request{Method: method, URL: url, Header: h, Body: body})
+		x.prepare(c, context.Background(), &fetch.Request{Method: method, URL: url, Header: h, Body: body}, time.Now())
 		if x.result.Err != nil {
 			require.Equal(t, fetch.ErrBadURL, fetch.KindOf(x.result.Err))
 			return
@@ -248,7 +248,7 @@ func TestRequestHead(t *testing.T) {
 	c := &Client{}
 	c.once.Do(c.init)
 	var x exchange
-	x.prepare(c, context.Background(), &fetch.Request{URL: "http://h.test:8080/a?b"})
+	x.prepare(c, context.Background(), &fetch.Request{URL: "http://h.test:8080/a?b"}, time.Now())
 	require.NoError(t, x.result.Err)
 	assert.Equal(t, "GET /a?b HTTP/1.1\r\nHost: h.test:8080\r\nUser-Agent: fetchbench\r\nAccept-Encoding: gzip\r\n\r\n", string(x.appendHead(nil)))
 }

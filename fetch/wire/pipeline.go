@@ -3,6 +3,8 @@ package wire
 import (
 	"context"
 	"errors"
+	"slices"
+	"sync"
 	"time"
 
 	"fetchbench/fetch"
@@ -26,12 +28,13 @@ const maxWrite = 16 << 10
 // a slow answer delays those that were written after it.
 func (c *Client) DoBatch(ctx context.Context, reqs []*fetch.Request, yield func(fetch.Result)) {
 	c.once.Do(c.init)
-	all := make([]exchange, len(reqs))
-	lists := make([]*exchange, 2*len(reqs))
-	window, single := lists[:0:len(reqs)], lists[len(reqs):len(reqs)]
+	now := time.Now()
+	b := batches.Get().(*batch)
+	b.exchanges = slices.Grow(b.exchanges[:0], len(reqs))[:len(reqs)]
+	window, single := b.window[:0], b.single[:0]
 	for i, r := range reqs {
-		x := &all[i]
-		x.prepare(c, ctx, r)
+		x := &b.exchanges[i]
+		x.prepare(c, ctx, r, now)
 		switch {
 		case x.result.Err != nil:
 			yield(x.result)
@@ -42,6 +45,7 @@ func (c *Client) DoBatch(ctx context.Context, reqs []*fetch.Request, yield func(
 			window = append(window, x)
 		}
 	}
+	b.window, b.single = window, single
 	if len(window) > 0 && !c.isProven(window[0].target.origin) {
 		// The first one shows what the host can do.
 		window[0].run()
@@ -54,12 +58,28 @@ func (c *Client) DoBatch(ctx context.Context, reqs []*fetch.Request, yield func(
 		single = append(single, alone...)
 	}
 	for _, x := range append(single, window...) {
-		if x.begin(); ctx.Err() != nil {
+		if x.begin(time.Now()); ctx.Err() != nil {
 			x.fail(ctx.Err())
 		} else {
 			x.run()
 		}
 		yield(x.result)
+	}
+	b.release()
+}
+
+// A batch is what DoBatch needs memory for. It is used again, unless yield panics.
+type batch struct {
+	exchanges      []exchange
+	window, single []*exchange
+}
+
+var batches = sync.Pool{New: func() any { return new(batch) }}
+
+func (b *batch) release() {
+	if cap(b.exchanges) <= 1024 {
+		clear(b.exchanges)
+		batches.Put(b)
 	}
 }
 
@@ -95,7 +115,7 @@ var errLost = errors.New("closed")
 // write is pipeline on one connection. The last of the results is for the caller to yield: who gets
 // that may begin with the next requests, for which the connection is free now.
 func (c *Client) write(ctx context.Context, window []*exchange, fresh bool, yield func(fetch.Result)) (alone, rest []*exchange, last *exchange, err error) {
-	window[0].begin()
+	window[0].begin(time.Now())
 	conn, err := c.get(ctx, &window[0].target, window[0].end, fresh)
 	if err != nil {
 		return window, nil, nil, nil // each by itself gets to know why
@@ -109,9 +129,9 @@ func (c *Client) write(ctx context.Context, window []*exchange, fresh bool, yiel
 		}
 	}()
 	if !kept {
-		window[0].begin()
+		window[0].begin(time.Now())
 	}
-	now := window[0].begun
+	begun, now := window[0].begun, window[0].begun
 	if err := conn.begin(ctx, now, window[0].end); err != nil {
 		return window, nil, nil, nil
 	}
@@ -123,13 +143,17 @@ func (c *Client) write(ctx context.Context, window []*exchange, fresh bool, yiel
 		}
 	}
 	conn.out = conn.buf
+	read := conn.total // when it was now
 	for i, x := range window {
-		x.begun = now
+		x.begun = begun
 		if i > 0 {
-			x.end = conn.turn(window[i-1].over)
+			x.end = conn.turn(now)
 		}
 		again, keeps, err := x.receive(conn)
-		x.over = time.Now()
+		if conn.total > read || err != nil {
+			read, now = conn.total, time.Now()
+		}
+		x.over = now
 		heard := conn.heard || i > 0 && conn.br.Buffered() > 0
 		switch {
 		case again:
