@@ -13,7 +13,8 @@ import (
 //
 // With a [BatchDoer] and Pipeline over 1, up to Pipeline requests of one host
 // are handed to DoBatch together, to share a connection write. Fewer go when the batch
-// is taken and no more come for that host. [Client] is no BatchDoer, so with it Pipeline has no effect.
+// is taken and no more come for that host. [fetchbench/fetch/wire.Client] is a BatchDoer. [Client] is none, nor
+// are [Retry], [PerHost] and [Rate], whatever they wrap: with these Pipeline has no effect.
 type Batch struct {
 	// Size is the number of URLs in a batch. 0 means 10 000.
 	Size int

@@ -36,6 +36,12 @@
 //   - [Threads]: an operating system thread for each URL. For Doers that need a thread of their own
 //     (cgo libraries with state in it); else it shows what that costs: some 40 µs.
 //
+// # Choosing an engine
+//
+// [Client] is the default, over net/http: HTTP/1.1, HTTP/2 and proxies. Package
+// [fetchbench/fetch/wire] has one that speaks HTTP/1.1 alone, for less than a half of the processor time, and that
+// can put several requests into one write.
+//
 // # Servers that fail, or are not to be trusted
 //
 // A [Doer] may wrap another one: [Retry] tries again what may succeed then, [PerHost] is polite

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"fetchbench/fetch"
@@ -212,6 +214,29 @@ func ExampleDoerFunc_middleware() {
 	// Output:
 	// https://api.test/ada map[Authorization:[Bearer 123]]
 	// 200
+}
+
+// A Doer over something else than net/http gives its errors a Kind, and parses no header
+// that nobody asks for.
+func ExampleNewError() {
+	gopher := fetch.DoerFunc(func(ctx context.Context, r *fetch.Request) (res fetch.Result) {
+		res.Attempts = 1
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", "127.0.0.1:1")
+		if err != nil {
+			res.Err = fetch.NewError(ctx, r, err)
+			return res
+		}
+		defer conn.Close()
+		// …
+		res.SetHeaderFunc(func() http.Header { return http.Header{"Content-Type": {"text/plain"}} })
+		return res
+	})
+	res := gopher.Do(context.Background(), &fetch.Request{URL: "http://user:secret@nobody.test/"})
+	fmt.Println(fetch.KindOf(res.Err), errors.Is(res.Err, syscall.ECONNREFUSED))
+	fmt.Println(res.Err)
+	// Output:
+	// dial true
+	// fetch: http://nobody.test/: dial: dial tcp 127.0.0.1:1: connect: connection refused
 }
 
 func ExampleClient() {

@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -67,7 +69,7 @@ func (w *windows) take() []int {
 
 // inWindows talks: of the requests that have come together, the i-th of n is answered by answer. If that
 // returns false, the connection is closed.
-func (w *windows) inWindows(answer func(conn io.Writer, path string, i int) bool) func(net.Conn, *bufio.Reader) {
+func (w *windows) inWindows(answer func(conn io.Writer, path string, i, n int) bool) func(net.Conn, *bufio.Reader) {
 	return func(conn net.Conn, br *bufio.Reader) {
 		for {
 			var paths []string
@@ -80,7 +82,7 @@ func (w *windows) inWindows(answer func(conn io.Writer, path string, i int) bool
 			}
 			w.note(len(paths))
 			for i, p := range paths {
-				if !answer(conn, p, i) {
+				if !answer(conn, p, i, len(paths)) {
 					return
 				}
 			}
@@ -88,7 +90,7 @@ func (w *windows) inWindows(answer func(conn io.Writer, path string, i int) bool
 	}
 }
 
-func echo(conn io.Writer, path string, _ int) bool {
+func echo(conn io.Writer, path string, _, _ int) bool {
 	io.WriteString(conn, answer(path))
 	return true
 }
@@ -107,7 +109,7 @@ var some = []string{"/0", "/1", "/2", "/3", "/4", "/5", "/6", "/7"}
 // each has its own answer, by whatever framing.
 func TestPipeline(t *testing.T) {
 	var w windows
-	url, conns := serve(t, w.inWindows(func(conn io.Writer, path string, i int) bool {
+	url, conns := serve(t, w.inWindows(func(conn io.Writer, path string, i, n int) bool {
 		switch i % 4 {
 		case 1:
 			io.WriteString(conn, chunked(path))
@@ -233,13 +235,13 @@ func TestPipelineBroken(t *testing.T) {
 			var w windows
 			url, _ := serve(t, func(conn net.Conn, br *bufio.Reader) {
 				several := false
-				w.inWindows(func(conn io.Writer, path string, i int) bool {
+				w.inWindows(func(conn io.Writer, path string, i, n int) bool {
 					several = several || i > 0
 					if several && i == 2 {
 						io.WriteString(conn, c.third)
 						return false
 					}
-					return echo(conn, path, i)
+					return echo(conn, path, i, n)
 				})(conn, br)
 			})
 			client := closing(t, &wire.Client{MaxBody: 100})
@@ -335,7 +337,7 @@ func TestPipelineSlow(t *testing.T) {
 // A redirect is followed after the answers that were written for with it.
 func TestPipelineRedirect(t *testing.T) {
 	var w windows
-	url, conns := serve(t, w.inWindows(func(conn io.Writer, path string, i int) bool {
+	url, conns := serve(t, w.inWindows(func(conn io.Writer, path string, i, n int) bool {
 		switch path {
 		case "/2":
 			io.WriteString(conn, "HTTP/1.1 302 Found\r\nLocation: /to\r\nContent-Length: 2\r\n\r\nno")
@@ -380,7 +382,7 @@ func TestPipelineOfLargeRequests(t *testing.T) {
 // An answer too many, after those that were asked for, is not for the next window.
 func TestPipelineStray(t *testing.T) {
 	var w windows
-	url, conns := serve(t, w.inWindows(func(conn io.Writer, path string, i int) bool {
+	url, conns := serve(t, w.inWindows(func(conn io.Writer, path string, i, n int) bool {
 		io.WriteString(conn, answer(path))
 		if path == "/7" {
 			io.WriteString(conn, answer("stray"))
@@ -452,5 +454,38 @@ func TestPipelineBreak(t *testing.T) {
 			assert.EqualValues(t, taken.Load(), n)
 		}
 		cancel()
+	}
+}
+
+// In the children of a Shard too, and what is told of it crosses over.
+func TestPipelineInShard(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("Shard needs Unix")
+	}
+	var w windows
+	url, _ := serve(t, w.inWindows(func(conn io.Writer, path string, i, n int) bool {
+		return (n == 1 || !strings.HasSuffix(path, "7")) && echo(conn, path, i, n)
+	}))
+	var told []fetch.PipelineInfo
+	ctx := fetch.WithTrace(t.Context(), &fetch.Trace{PipelineOff: func(i fetch.PipelineInfo) { told = append(told, i) }})
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1, Each: fetch.Batch{Limit: 16, Pipeline: 8}}}
+	n := 0
+	for r := range f.Fetch(ctx, func(yield func(fetch.Request) bool) {
+		for i := range 100 {
+			if !yield(fetch.Request{URL: fmt.Sprint(url, "/", i)}) {
+				return
+			}
+		}
+	}) {
+		require.NoError(t, r.Err)
+		require.Equal(t, fmt.Sprint("/", r.Request.Index), string(r.Body))
+		n++
+	}
+	assert.Equal(t, 100, n)
+	assert.Greater(t, slices.Max(w.take()), 1, "requests in one write")
+	if assert.NotEmpty(t, told) {
+		assert.Equal(t, url, told[0].Host)
+		assert.Equal(t, 0, told[0].Shard)
+		assert.ErrorIs(t, told[0].Err, fetch.ErrReset)
 	}
 }

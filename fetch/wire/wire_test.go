@@ -33,11 +33,25 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	fetch.ShardMain(fetchtest.RemoteOver(&wire.Client{Timeout: -1, IdleRead: -1}))
+	fetch.ShardMain(newChildDoer())
 	// For the children: the race detector has every program end a second later.
 	os.Setenv("GORACE", "atexit_sleep_ms=1 "+os.Getenv("GORACE"))
 	goleak.VerifyTestMain(m)
 }
+
+// A childDoer is what the children of a Shard have: what fetchtest.TestStrategy needs, and
+// for requests that come together, a Client.
+type childDoer struct {
+	fetch.Doer
+	*wire.Client
+}
+
+func newChildDoer() childDoer {
+	c := &wire.Client{Timeout: -1, IdleRead: -1}
+	return childDoer{fetchtest.RemoteOver(c), c}
+}
+
+func (d childDoer) Do(ctx context.Context, r *fetch.Request) fetch.Result { return d.Doer.Do(ctx, r) }
 
 func TestDoer(t *testing.T) {
 	fetchtest.TestDoer(t, func() fetch.Doer {
