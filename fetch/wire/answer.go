@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bytes"
+	"encoding/binary"
 	"net/http"
 	"net/textproto"
 	"strings"
@@ -77,36 +78,46 @@ func cutLine(b []byte) (line, rest []byte, v verdict) {
 	} else if n := len(b); n > 0 && b[n-1] == '\r' {
 		line = b[:n-1]
 	}
-	for _, c := range line {
-		if c < ' ' && c != '\t' || c == 0x7f {
-			return line, nil, odd
-		}
+	if hasControl(line) {
+		return line, nil, odd
 	}
 	return line, rest, v
+}
+
+// hasControl reports whether b has a control character other than a tab.
+func hasControl(b []byte) bool {
+	// Of eight bytes at once: what is below a space, or is a DEL, sets the highest bit of its byte. So may a byte
+	// that stands after such a one, and it is looked at below.
+	const each, high = 0x0101010101010101, 0x8080808080808080
+	for len(b) >= 8 {
+		w := binary.LittleEndian.Uint64(b)
+		del := w ^ 0x7f*each
+		if ((w-' '*each)&^w|(del-each)&^del)&high != 0 {
+			break
+		}
+		b = b[8:]
+	}
+	for _, c := range b {
+		if c < ' ' && c != '\t' || c == 0x7f {
+			return true
+		}
+	}
+	return false
 }
 
 // isStatusLine reports whether line is one of the common kind, or if it is not whole, begins like one.
 func isStatusLine(line []byte, whole bool) bool {
 	const pattern = "HTTP/1.v sdd "
-	if whole && len(line) < len(pattern)-1 {
-		return false
+	if whole {
+		return len(line) >= 12 && string(line[:7]) == pattern[:7] && (line[7] == '1' || line[7] == '0') && line[8] == ' ' &&
+			line[9] >= '2' && isDigit(line[9]) && isDigit(line[10]) && isDigit(line[11]) && (len(line) == 12 || line[12] == ' ')
 	}
-	for i, c := range line[:min(len(line), len(pattern))] {
-		ok := c == pattern[i]
-		switch pattern[i] {
-		case 'v':
-			ok = c == '0' || c == '1'
-		case 's':
-			ok = c >= '2' && c <= '9'
-		case 'd':
-			ok = c >= '0' && c <= '9'
-		}
-		if !ok {
-			return false
-		}
-	}
-	return true
+	// It is if it could go on to be one.
+	n := min(len(line), len(pattern))
+	return isStatusLine(append(append([]byte(nil), line[:n]...), "HTTP/1.1 200 "[n:]...), true)
 }
+
+func isDigit(c byte) bool { return c >= '0' && c <= '9' }
 
 func trim(b []byte) []byte {
 	for len(b) > 0 && (b[0] == ' ' || b[0] == '\t') {

@@ -241,10 +241,10 @@ func (c *conn) Read(p []byte) (int, error) {
 
 func (c *conn) read(p []byte) (int, error) {
 	switch {
-	case c.out == nil:
-		return c.Conn.Read(p)
 	case c.raw != nil:
 		return c.exchange(p)
+	case c.out == nil:
+		return c.Conn.Read(p)
 	}
 	if err := c.check(); err != nil {
 		return 0, err

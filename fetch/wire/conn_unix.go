@@ -33,7 +33,7 @@ func readNow(raw syscall.RawConn, p []byte) (n int, err error) {
 	return eof(n, err)
 }
 
-// exchange writes out and reads into p.
+// exchange writes out, if there is something, and reads into p.
 //
 // All of it happens while the poller is ready to tell of what comes from now on: if there is
 // nothing to be read before the write, then it will tell of the answer. So
@@ -91,22 +91,4 @@ func (c *conn) writeAndRead(fd uintptr) (done bool) {
 	}
 	c.n, c.err = readFD(fd, c.p)
 	return c.err != syscall.EAGAIN
-}
-
-func readFD(fd uintptr, p []byte) (int, error) {
-	for {
-		n, err := syscall.Read(int(fd), p)
-		if err != syscall.EINTR {
-			return n, err
-		}
-	}
-}
-
-func writeFD(fd uintptr, p []byte) (int, error) {
-	for {
-		n, err := syscall.Write(int(fd), p)
-		if err != syscall.EINTR {
-			return n, err
-		}
-	}
 }
