@@ -5,6 +5,8 @@ package fetch
 import (
 	"net"
 	"syscall"
+
+	"fetchbench/fetch/internal/rules"
 )
 
 // pending returns a function that tells how many bytes the system has for c to read, up to 64.
@@ -20,7 +22,7 @@ func pending(c net.Conn) func() int {
 	var n int
 	var b [64]byte
 	peek := func(fd uintptr) {
-		n, _, _ = syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		n, _ = rules.Peek(fd, b[:])
 	}
 	return func() int {
 		n = 0

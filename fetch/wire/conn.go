@@ -332,7 +332,7 @@ func eof(n int, err error) (int, error) {
 	if n == 0 && err == nil {
 		return 0, io.EOF
 	}
-	return max(n, 0), err
+	return n, err
 }
 
 // cut reports whether a Read may have failed because of the limit. textproto does not always say so.

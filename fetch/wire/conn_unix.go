@@ -6,6 +6,8 @@ import (
 	"net"
 	"os"
 	"syscall"
+
+	"fetchbench/fetch/internal/rules"
 )
 
 // rawConn returns c's socket, nil if it has none.
@@ -23,7 +25,7 @@ func rawConn(c net.Conn) syscall.RawConn {
 
 // readNow reads what there is; if there is nothing, the error is errWouldBlock.
 func readNow(raw syscall.RawConn, p []byte) (n int, err error) {
-	failed := raw.Control(func(fd uintptr) { n, err = readFD(fd, p) })
+	failed := raw.Control(func(fd uintptr) { n, err = rules.Recv(fd, p) })
 	if failed != nil {
 		return 0, failed
 	}
@@ -49,7 +51,7 @@ func (c *conn) exchange(p []byte) (int, error) {
 	case err != nil:
 		return 0, err // the deadline: as a rule it will be called again
 	case c.strays:
-		c.stray(p[:max(c.n, 0)])
+		c.stray(p[:c.n])
 		return 0, errStale
 	case c.out != nil && c.err == nil: // the socket's buffer is full
 		if err := c.write(c.out); err != nil {
@@ -69,17 +71,17 @@ func (c *conn) exchange(p []byte) (int, error) {
 func (c *conn) writeAndRead(fd uintptr) (done bool) {
 	if c.out != nil {
 		if c.kept {
-			if c.n, c.err = readFD(fd, c.p); c.err != syscall.EAGAIN {
+			if c.n, c.err = rules.Recv(fd, c.p); c.err != syscall.EAGAIN {
 				c.strays = true
 				return true
 			}
 		}
-		n, err := writeFD(fd, c.out)
+		n, err := rules.Send(fd, c.out)
 		switch {
 		case n == len(c.out):
 			c.out, c.sent = nil, true
 		case n > 0 || err == syscall.EAGAIN:
-			c.out, c.err, c.sent = c.out[max(n, 0):], nil, c.sent || n > 0
+			c.out, c.err, c.sent = c.out[n:], nil, c.sent || n > 0
 			return true
 		default:
 			c.err = err
@@ -89,6 +91,6 @@ func (c *conn) writeAndRead(fd uintptr) (done bool) {
 			return false // there was nothing to be read
 		}
 	}
-	c.n, c.err = readFD(fd, c.p)
+	c.n, c.err = rules.Recv(fd, c.p)
 	return c.err != syscall.EAGAIN
 }
