@@ -370,8 +370,11 @@ func (c *conn) readHead() (a answer, size int, err error) {
 	}
 }
 
-// writeAside writes head and body while others read. wrote waits for its end, or makes it end if
-// an answer is there already, and reports whether all has been written.
+// writeGrace is how long the end of a request may come after that of its answer. net/http has the same.
+const writeGrace = 50 * time.Millisecond
+
+// writeAside writes head and body while the owner of c reads. wrote waits for its end, but not for long, since
+// the answer is there already, and reports whether all has been written.
 func (c *conn) writeAside(head, body []byte) (wrote func() bool, err error) {
 	if err := c.check(); err != nil {
 		return nil, err
@@ -388,10 +391,13 @@ func (c *conn) writeAside(head, body []byte) (wrote func() bool, err error) {
 		done <- err
 	}()
 	return func() bool {
+		grace := time.NewTimer(writeGrace)
+		defer grace.Stop()
 		select {
 		case err := <-done:
 			return err == nil
-		default:
+		case <-grace.C:
+		case <-c.done:
 		}
 		c.mu.Lock()
 		c.aborted = true

@@ -141,15 +141,21 @@ func (c *Client) connect(ctx context.Context, h *host, t *target, end time.Time)
 		conn.raw = rawConn(nc)
 		return conn, nil
 	}
+	ready := false
+	defer func() {
+		if !ready { // also if a function of the caller's TLS panics
+			nc.Close()
+		}
+	}()
 	conn.sock = &socket{Conn: nc, raw: rawConn(nc)}
 	config := c.tls.Clone()
 	u := url.URL{Host: t.host}
 	config.ServerName = withoutZone(u.Hostname())
 	conn.tls = tls.Client(conn.sock, config)
 	if err := conn.tls.HandshakeContext(ctx); err != nil {
-		nc.Close()
 		return nil, late(err)
 	}
+	ready = true
 	if conn.sock.raw == nil {
 		conn.sock = nil
 	}
@@ -235,7 +241,7 @@ func (c *Client) closeIdle(before time.Time) {
 		c.sweep = nil
 	}
 	if !oldest.IsZero() {
-		c.sweep = time.AfterFunc(max(time.Until(oldest)+c.idleTimeout(), time.Second), c.closeTired)
+		c.sweep = time.AfterFunc(max(time.Until(oldest)+c.idleTimeout(), c.idleTimeout()/8), c.closeTired)
 	}
 	c.mu.Unlock()
 	for _, conn := range tired {
