@@ -158,18 +158,17 @@ func (c *Client) newHTTPRequest(a *attempt, r *Request) (*http.Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	hreq, err := http.NewRequestWithContext(ctx, r.Method, "", nil)
-	if err != nil {
+	h := rules.Hop{Method: cmp.Or(r.Method, http.MethodGet), URL: u, Host: u.Host, Header: r.Header}
+	if !rules.ValidName(h.Method) {
 		return nil, errors.New("invalid method")
 	}
-	hreq.URL, hreq.Host = u, u.Host
 	if r.Header != nil {
 		if err := rules.CheckHeader(r.Header); err != nil {
 			return nil, err
 		}
-		hreq.Header = r.Header
-		hreq.Host = cmp.Or(r.Header.Get("Host"), u.Host)
+		h.Host = cmp.Or(r.Header.Get("Host"), u.Host)
 	}
+	hreq := newHopRequest(ctx, &h)
 	if c.http != nil {
 		hreq.Header = hreq.Header.Clone() // its cookie jar writes to it
 	} else if c.UserInfo && user != nil && hreq.Header.Get("Authorization") == "" {

@@ -1,6 +1,7 @@
 package fetch
 
 import (
+	"context"
 	"net/http"
 
 	"fetchbench/fetch/internal/rules"
@@ -18,18 +19,18 @@ func (c *Client) redirect(a *attempt, hreq *http.Request, req *Request, resp *ht
 	if next == nil {
 		return nil, nil
 	}
-	return newHopRequest(a, next, req.Body)
+	again := newHopRequest(newHop(a), next)
+	if next.Body {
+		setBody(again, req.Body)
+	}
+	return again, nil
 }
 
-// newHopRequest returns the request for h, with body if it goes along.
-func newHopRequest(a *attempt, h *rules.Hop, body []byte) (*http.Request, error) {
-	hreq, err := http.NewRequestWithContext(newHop(a), h.Method, "", nil)
-	if err != nil {
-		return nil, err // not reached: the method is one that was accepted before, or GET
+// newHopRequest returns the request for h, as yet without a body.
+func newHopRequest(ctx context.Context, h *rules.Hop) *http.Request {
+	hreq := http.Request{Method: h.Method, URL: h.URL, Host: h.Host, Header: h.Header, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
+	if hreq.Header == nil {
+		hreq.Header = http.Header{}
 	}
-	hreq.URL, hreq.Host, hreq.Header = h.URL, h.Host, h.Header
-	if h.Body {
-		setBody(hreq, body)
-	}
-	return hreq, nil
+	return hreq.WithContext(ctx)
 }
