@@ -25,8 +25,8 @@ type Trace struct {
 	// goroutines at once. Of one within a [Shard] it is called on the Shard's goroutine.
 	Retrying func(RetryInfo)
 	// PipelineOff is called when an engine that pipelines, such as [fetchbench/fetch/wire.Client],
-	// ceases to do so with a host for a while, by several goroutines at once. Within a [Shard] it is called on
-	// the Shard's goroutine.
+	// ceases to do so with a host for a while: for each connection on which that went wrong, by several goroutines
+	// at once. Within a [Shard] it is called on the Shard's goroutine.
 	PipelineOff func(PipelineInfo)
 }
 

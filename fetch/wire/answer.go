@@ -13,11 +13,15 @@ import (
 // An answer is what parseHead understands of the head of one.
 type answer struct {
 	status int
-	length int  // of the body, as Content-Length tells it; -1: it does not
-	http11 bool // the version is 1.1, and not 1.0
-	keep   bool // the connection stays open after it
-	zipped bool // its Content-Encoding is gzip
+	length int64 // of the body, as Content-Length tells it; -1: it does not
+	http11 bool  // the version is 1.1, and not 1.0
+	close  bool  // there is a Connection: close
+	stay   bool  // there is a Connection: keep-alive
+	zipped bool  // its Content-Encoding is gzip
 }
+
+// keeps reports whether the connection stays open after a.
+func (a *answer) keeps() bool { return !a.close && (a.http11 || a.stay) }
 
 // A verdict is what parseHead makes of a head.
 type verdict int
@@ -45,7 +49,7 @@ func parseHead(b []byte) (a answer, size int, v verdict) {
 		return a, 0, odd
 	}
 	a.http11 = line[7] == '1'
-	a.keep, a.length = a.http11, -1
+	a.length = -1
 	a.status = int(line[9]-'0')*100 + int(line[10]-'0')*10 + int(line[11]-'0')
 	for {
 		line, rest, v = cutLine(rest)
@@ -142,18 +146,14 @@ func (a *answer) field(name, value []byte) bool {
 				if c < '0' || c > '9' {
 					return false
 				}
-				a.length = 10*a.length + int(c-'0')
+				a.length = 10*a.length + int64(c-'0')
 			}
 		}
 	case len("Connection"):
 		if is(name, "connection") {
-			if is(value, "close") {
-				a.keep = false
-			} else if !is(value, "keep-alive") {
-				return false
-			} else if !a.http11 {
-				a.keep = true
-			}
+			a.close = a.close || is(value, "close")
+			a.stay = a.stay || is(value, "keep-alive")
+			return is(value, "close") || is(value, "keep-alive")
 		}
 	case len("Content-Encoding"):
 		if is(name, "content-encoding") {

@@ -30,10 +30,10 @@ import (
 // its fields must not change, and it must not be copied, after the first of them.
 //
 // It is as careful with servers as a [fetch.Client] is; the fields that they share mean the same.
-// A request whose method is idempotent is sent again if a kept connection
-// proves to be closed; Attempts counts that. It does not speak HTTP/2, and it does not
+// If a kept connection proves to be closed, a request is sent again that is a GET, HEAD, OPTIONS or TRACE, or
+// has an Idempotency-Key; Attempts counts that. It does not speak HTTP/2, nor CONNECT, and it does not
 // look for a proxy: not in the environment either. Names of hosts that are not ASCII have to be
-// written in Punycode.
+// written in Punycode. A connection that is kept holds on to the context of its last request.
 type Client struct {
 	// Timeout bounds one attempt from the first moment to the end of the body, redirects and the wait for
 	// a connection included. 0 means 30 s; a negative value means no limit but the context's.
@@ -73,8 +73,9 @@ type Client struct {
 	Allow func(netip.AddrPort) error
 
 	// Dial makes the connections, to a Unix socket for example; it is called with "tcp" and the URL's
-	// host and port. nil means TCP over IPv4 or IPv6. Of a connection that is no
-	// [syscall.Conn] nobody can tell whether the server has sent what it was not asked for.
+	// host and port, and has to return soon after its context is done. nil means TCP over IPv4 or IPv6.
+	// The connections have to support deadlines. Of one that is no [syscall.Conn] nobody can tell whether the
+	// server has sent what it was not asked for.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// TLS is the configuration for https; the Client uses a clone of it. nil means the system's
 	// certificates. ServerName and NextProtos are set by the Client.

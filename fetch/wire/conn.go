@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -23,34 +24,40 @@ import (
 // then looks whether the connection is as it was left, writes, and waits for the answer.
 type conn struct {
 	net.Conn
-	host *host
-	raw  syscall.RawConn // the socket's, nil if there is TLS or no socket
-	tls  *tls.Conn       // nil without TLS
-	sock *socket         // below tls, nil if nobody knows what it has received
-	br   *bufio.Reader   // of the conn itself
+	host  *host
+	raw   syscall.RawConn // of a socket without TLS; nil: see below
+	tls   *tls.Conn       // nil without TLS
+	sock  *socket         // below tls
+	under syscall.RawConn // of what has a socket but may do more than read and write on it; else nil
+	br    *bufio.Reader   // of the conn itself
 
 	out     []byte // what the next Read has to write first
+	body    []byte // what has to be written after out
+	aside   bool   // out is to be written while the answer is awaited
+	writing chan error
 	buf     []byte // where requests are put together
 	sent    bool   // some of the last request has been written
 	heard   bool   // something has been read since
+	early   bool   // the answer came before the request was written, which it has not been
 	kept    bool   // it has served a request before
 	total   int64  // bytes read
 	limit   int64  // of total; negative: none
 	rolling bool   // each part of what is read renews the idle time
 	idle    time.Time
 
-	// For the step of exchange, which is a method value made once.
-	step   func(fd uintptr) bool
-	p      []byte
-	n      int
-	err    error
-	strays bool // n bytes were read before anything was written
+	// For the step of readSocket, which is a method value made once.
+	step    func(fd uintptr) bool
+	p       []byte
+	n       int
+	err     error
+	unasked bool // these came before anything was written
 
 	mu       sync.Mutex
 	done     <-chan struct{} // of the context that aborts it
 	forget   func() bool     // ends that
 	active   bool
 	aborted  bool
+	failed   error     // of what is written aside
 	end      time.Time // of the attempt; zero: none
 	silence  time.Time // when the server has been silent for too long; zero: never
 	deadline time.Time // the net.Conn's
@@ -87,6 +94,7 @@ func newConn(h *host, nc net.Conn) *conn {
 // answer from now on. It has to rest again, or be closed.
 func (c *conn) begin(ctx context.Context, now, end time.Time) error {
 	c.sent, c.heard, c.rolling = false, false, false
+	c.out, c.body, c.aside = nil, nil, false
 	done := ctx.Done()
 	c.mu.Lock()
 	other := c.done != done
@@ -186,9 +194,14 @@ func (c *conn) speak() {
 	}
 }
 
+// set sets the deadline, but that of what is written aside: it stays as speak has set it.
 func (c *conn) set(deadline time.Time) {
 	c.deadline = deadline
-	c.Conn.SetDeadline(deadline)
+	if c.writing != nil {
+		c.Conn.SetReadDeadline(deadline)
+	} else {
+		c.Conn.SetDeadline(deadline)
+	}
 }
 
 // expired returns why the deadline has passed, or nil if it was too early, and sets a new one then.
@@ -198,6 +211,8 @@ func (c *conn) expired() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
+	case c.failed != nil:
+		return c.failed
 	case c.aborted:
 		return errAborted
 	case !c.end.IsZero() && !now.Before(c.end):
@@ -241,64 +256,75 @@ func (c *conn) Read(p []byte) (int, error) {
 
 func (c *conn) read(p []byte) (int, error) {
 	switch {
-	case c.raw != nil:
-		return c.exchange(p)
+	case c.raw != nil && !c.aside:
+		return c.readSocket(p)
 	case c.out == nil:
 		return c.Conn.Read(p)
 	}
-	if err := c.check(); err != nil {
-		return 0, err
+	if n, err := c.check(p); n > 0 || err != nil {
+		return n, err
 	}
-	if err := c.write(c.out); err != nil {
+	if c.aside {
+		c.writeAside()
+	} else if err := c.write(); err != nil {
 		return 0, err
 	}
 	return c.Conn.Read(p)
 }
 
-// write writes b, which is out, and listens. Where that fails since the server has closed the
+// write writes out, and listens. Where that fails since the server has closed the
 // connection, it may have answered before, so it is not an error.
-func (c *conn) write(b []byte) error {
+func (c *conn) write() error {
+	b := c.out
 	c.out = nil
 	c.speak()
 	defer c.listen()
 	n, err := c.Conn.Write(b)
 	c.sent = c.sent || n > 0
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		if err := c.expired(); err != nil {
-			return err
-		}
-		return errAborted // not reached: the deadline was exact
-	}
-	if c.sent && (errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)) {
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return cmp.Or(c.expired(), rules.TookTooLong(c.host.client.limits.Timeout))
+	case c.sent && isClosed(err):
 		return nil
 	}
 	return err
 }
 
-// check returns errStale if something has come on a kept connection that no request has asked for,
-// or its end. It is noted if that was an answer.
-func (c *conn) check() error {
-	if !c.kept {
-		return nil
-	}
-	var b [64]byte
-	var n int
-	var err error
+// isClosed reports whether err is that of a write on a connection that the server has closed.
+func isClosed(err error) bool {
+	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
+}
+
+// check reads what has come before anything is written: see before.
+func (c *conn) check(p []byte) (n int, err error) {
+	err = errWouldBlock
 	switch {
 	case c.raw != nil:
-		n, err = readNow(c.raw, b[:])
-	case c.tls != nil && c.sock != nil:
+		n, err = readNow(c.raw, p)
+	case c.tls != nil:
 		c.sock.now = true
-		n, err = c.tls.Read(b[:])
+		n, err = c.tls.Read(p)
 		c.sock.now = false
-	default:
-		return nil
 	}
-	if n == 0 && errors.Is(err, errWouldBlock) {
-		return nil
+	if n > 0 || !errors.Is(err, errWouldBlock) {
+		return c.before(p[:n], err)
 	}
-	c.stray(b[:n])
-	return errStale
+	if c.kept && (c.sock != nil && !c.sock.isBetween() || c.under != nil && hasMore(c.under)) {
+		return 0, errStale
+	}
+	return 0, nil
+}
+
+// before returns what a Read does if b, or err, came before anything was written. On a kept connection that
+// is errStale. But a new one may be that of a server which answers whatever it is asked: then that is
+// read, and nothing is written, so that there is no second answer.
+func (c *conn) before(b []byte, err error) (int, error) {
+	if c.kept {
+		c.stray(b)
+		return 0, errStale
+	}
+	c.out, c.body, c.aside, c.early = nil, nil, false, true
+	return len(b), err
 }
 
 // stray notes that b came, though nobody had asked for it.
@@ -316,16 +342,42 @@ func is408(b []byte) bool {
 // A socket is what a tls.Conn reads from. While now is set, a read that would have to wait fails.
 type socket struct {
 	net.Conn
-	raw syscall.RawConn
+	raw syscall.RawConn // nil: nobody knows what it has received
 	now bool
+
+	// Where it is among the records (RFC 8446 §5.1): crypto/tls keeps to itself that it has a part of one.
+	head [5]byte
+	n    int // bytes of a record's head
+	left int // bytes of its content
 }
 
-func (s *socket) Read(p []byte) (int, error) {
-	if s.now {
-		return readNow(s.raw, p)
+func (s *socket) Read(p []byte) (n int, err error) {
+	switch {
+	case !s.now:
+		n, err = s.Conn.Read(p)
+	case s.raw != nil:
+		n, err = readNow(s.raw, p)
+	default:
+		return 0, errWouldBlock
 	}
-	return s.Conn.Read(p)
+	for b := p[:n]; len(b) > 0; {
+		if s.left > 0 {
+			m := min(s.left, len(b))
+			s.left -= m
+			b = b[m:]
+			continue
+		}
+		m := copy(s.head[s.n:], b)
+		b = b[m:]
+		if s.n += m; s.n == len(s.head) {
+			s.n, s.left = 0, int(s.head[3])<<8|int(s.head[4])
+		}
+	}
+	return n, err
 }
+
+// isBetween reports whether what has been read ends with a record.
+func (s *socket) isBetween() bool { return s.n == 0 && s.left == 0 }
 
 // eof is the end of what a socket has to give, which a system call tells by 0 bytes.
 func eof(n int, err error) (int, error) {
@@ -370,42 +422,56 @@ func (c *conn) readHead() (a answer, size int, err error) {
 	}
 }
 
-// writeGrace is how long the end of a request may come after that of its answer. net/http has the same.
-const writeGrace = 50 * time.Millisecond
-
-// writeAside writes head and body while the owner of c reads. wrote waits for its end, but not for long, since
-// the answer is there already, and reports whether all has been written.
-func (c *conn) writeAside(head, body []byte) (wrote func() bool, err error) {
-	if err := c.check(); err != nil {
-		return nil, err
-	}
+// writeAside writes out and body while the owner of c reads: a server need not read all of a request, or of
+// several, before its answers are read. It ends before wrote does.
+func (c *conn) writeAside() {
 	c.speak()
 	c.sent = true
-	done := make(chan error, 1)
+	done, head, body := make(chan error, 1), c.out, c.body
+	c.mu.Lock()
+	c.writing = done
+	c.mu.Unlock()
+	c.out, c.body, c.aside = nil, nil, false
 	go func() {
-		buffers := net.Buffers{head, body}
-		_, err := buffers.WriteTo(c.Conn)
-		if err == nil {
-			c.listen()
+		_, err := c.Conn.Write(head)
+		if err == nil && len(body) > 0 {
+			_, err = c.Conn.Write(body)
+		}
+		if err == nil || isClosed(err) {
+			c.listen() // it may have answered before
+		} else if !errors.Is(err, os.ErrDeadlineExceeded) { // that the Read gets too
+			c.mu.Lock()
+			c.failed = err
+			c.Conn.SetDeadline(past)
+			c.mu.Unlock()
 		}
 		done <- err
 	}()
-	return func() bool {
-		grace := time.NewTimer(writeGrace)
-		defer grace.Stop()
-		select {
-		case err := <-done:
-			return err == nil
-		case <-grace.C:
-		case <-c.done:
-		}
-		c.mu.Lock()
-		c.aborted = true
-		c.Conn.SetDeadline(past)
-		c.mu.Unlock()
-		<-done
-		return false
-	}, nil
+}
+
+// writeGrace is how long the end of a request may come after that of its answer. net/http has the same.
+const writeGrace = 50 * time.Millisecond
+
+// wrote waits for the end of what is written aside, but not for long after the answer, and no time at all
+// if there is none. It reports whether all has been written.
+func (c *conn) wrote(answered bool) bool {
+	if c.writing == nil {
+		return true
+	}
+	done := c.done
+	if !answered {
+		c.abort(done)
+	}
+	grace := time.AfterFunc(writeGrace, func() { c.abort(done) })
+	err := <-c.writing
+	inTime := grace.Stop()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.writing = nil
+	if !c.aborted {
+		c.set(c.deadline) // of writes too
+	}
+	return err == nil && inTime
 }
 
 // isClean reports whether c has nothing left of what came. It is noted if it has.

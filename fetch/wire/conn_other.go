@@ -7,9 +7,11 @@ import (
 	"syscall"
 )
 
-// rawConn returns nil: what a socket has received can be told on Unix alone.
-func rawConn(net.Conn) syscall.RawConn { return nil }
+// socketOf returns none: what a socket has received can be told on Unix alone. So the others are not called.
+func socketOf(net.Conn) (raw syscall.RawConn, bare bool) { return nil, false }
 
-func readNow(syscall.RawConn, []byte) (int, error) { return 0, errWouldBlock } // not called
+func readNow(syscall.RawConn, []byte) (int, error) { panic("wire: no sockets") }
 
-func (c *conn) exchange(p []byte) (int, error) { return c.Conn.Read(p) } // not called
+func hasMore(syscall.RawConn) bool { panic("wire: no sockets") }
+
+func (c *conn) readSocket([]byte) (int, error) { panic("wire: no sockets") }

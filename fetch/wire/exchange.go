@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"cmp"
 	"compress/gzip"
 	"context"
@@ -110,36 +111,49 @@ func (x *exchange) fail(err error) {
 
 // perform does one HTTP request. again tells that there is a redirect to follow.
 func (x *exchange) perform() (again bool, err error) {
-	c := x.client
 	for fresh := false; ; {
-		x.alone = c.suspects.Has(x.target.origin)
-		conn, err := c.get(x.ctx, &x.target, x.end, fresh || x.alone)
-		if err != nil {
-			return false, err
-		}
-		kept, now := conn.kept, x.begun
-		if !kept || x.hops > 0 || c.MaxConnsPerHost > 0 {
-			now = time.Now() // some time may have passed since
-		}
-		keep := false
-		if err = conn.begin(x.ctx, now, x.end); err == nil {
-			again, keep, err = x.on(conn)
-		}
-		x.over = time.Now()
-		if conn.rest() && keep {
-			c.put(conn, x.over)
-		} else {
-			c.drop(conn)
-		}
+		again, repeat, err := x.once(fresh)
 		switch {
 		case err == errStale:
-		case err != nil && kept && x.mayRepeat(conn, err):
+		case repeat:
 			fresh = true
 			x.result.Attempts++
 		default:
 			return again, err
 		}
 	}
+}
+
+// once is perform on one connection, which it gets, and gives back or drops. If fresh is set, that is a new one.
+// repeat tells that x may be sent again after err.
+func (x *exchange) once(fresh bool) (again, repeat bool, err error) {
+	c := x.client
+	conn, err := c.get(x.ctx, &x.target, x.end, fresh || c.suspects.Has(x.target.origin))
+	if err != nil {
+		return false, false, err
+	}
+	keep := false
+	defer func() { // also if a function of the caller's panics
+		x.over = time.Now()
+		if fit := conn.rest(); fit && keep {
+			c.put(conn, x.over)
+		} else {
+			c.drop(conn)
+		}
+	}()
+	x.alone = c.suspects.Has(x.target.origin)
+	if conn.kept && x.alone {
+		return false, false, errStale // it was caught meanwhile
+	}
+	now := x.begun
+	if !conn.kept || x.hops > 0 || c.MaxConnsPerHost > 0 {
+		now = time.Now() // some time may have passed since
+	}
+	if err := conn.begin(x.ctx, now, x.end); err != nil {
+		return false, false, err
+	}
+	again, keep, err = x.on(conn)
+	return again, err != nil && conn.kept && x.mayRepeat(conn, err), err
 }
 
 // mayRepeat reports whether x can be sent again after err, since conn had been closed, or was being
@@ -149,22 +163,20 @@ func (x *exchange) mayRepeat(conn *conn, err error) bool {
 	return !conn.heard && !limit && x.ctx.Err() == nil && (!conn.sent || isReplayable(x.method, x.header))
 }
 
-// smallBody is the size in bytes of the largest body that is written together with the head. One that
-// may be larger than what sockets take at once is written while the answer is awaited.
-const smallBody = 16 << 10
+// small is the size in bytes of the largest request that is put together before it is written.
+const small = 16 << 10
 
 // on does x on conn.
 func (x *exchange) on(conn *conn) (again, keep bool, err error) {
-	wrote := func() bool { return true }
 	conn.buf = x.appendHead(conn.buf[:0])
-	if len(x.body) <= smallBody {
+	if len(conn.buf)+len(x.body) <= small {
 		conn.buf = append(conn.buf, x.body...)
-		conn.out = conn.buf
-	} else if wrote, err = conn.writeAside(conn.buf, x.body); err != nil {
-		return false, false, err
+		conn.out, conn.aside = conn.buf, len(x.body) > 0 && conn.raw == nil
+	} else {
+		conn.out, conn.body, conn.aside = conn.buf, x.body, true
 	}
 	again, keep, err = x.receive(conn)
-	keep = wrote() && keep && !x.alone
+	keep = conn.wrote(err == nil) && keep && !x.alone
 	return again, keep && conn.isClean(), err
 }
 
@@ -196,14 +208,7 @@ func (x *exchange) receive(conn *conn) (again, keep bool, err error) {
 	if !hasBody {
 		n = 0
 	}
-	keep = a.keep && !x.closes
-	if a.status == http.StatusNoContent && a.length > 0 {
-		x.client.suspects.Add(x.target.origin) // the body that it announces may follow, though a 204 has none
-		keep = false
-	}
-	if keep && a.http11 && !conn.host.proven.Load() {
-		conn.host.proven.Store(true)
-	}
+	keep = x.keeps(conn, a.keeps(), a.http11, a.length > 0)
 	if isRedirect(a.status) {
 		header := parseHeader(peek(conn.br)[:size])
 		x.result.SetHeader(header)
@@ -213,21 +218,21 @@ func (x *exchange) receive(conn *conn) (again, keep bool, err error) {
 			return again, keep && drained(conn, n), err
 		}
 	}
-	if limits.MaxBody >= 0 && int64(n) > limits.MaxBody || n > rules.TrustedLength {
+	if limits.MaxBody >= 0 && n > limits.MaxBody || n > rules.TrustedLength {
 		head := append([]byte(nil), peek(conn.br)[:size]...)
 		x.result.SetHeaderFunc(func() http.Header { return parseHeader(head) })
 		conn.br.Discard(size)
-		if limits.MaxBody >= 0 && int64(n) > limits.MaxBody {
+		if limits.MaxBody >= 0 && n > limits.MaxBody {
 			return false, false, rules.TooLargeError(limits.MaxBody)
 		}
-		x.result.Body, err = rules.ReadAll(io.LimitReader(conn.br, int64(n)), limits.MaxBody)
-		if err == nil && len(x.result.Body) < n {
+		x.result.Body, err = rules.ReadAll(io.LimitReader(conn.br, n), limits.MaxBody)
+		if err == nil && int64(len(x.result.Body)) < n {
 			err = io.ErrUnexpectedEOF
 		}
 		return false, keep, err
 	}
 	// One piece of memory for the head and the body.
-	b := make([]byte, size+n)
+	b := make([]byte, size+int(n))
 	head := b[:size:size]
 	m := copy(b, peek(conn.br))
 	conn.br.Discard(m)
@@ -275,14 +280,8 @@ func (x *exchange) receiveOdd(conn *conn, begun int64) (again, keep bool, err er
 	x.result.SetHeader(resp.Header)
 	hasBody := rules.HasBody(x.method, resp.StatusCode)
 	toTheEnd := hasBody && resp.ContentLength < 0 && len(resp.TransferEncoding) == 0
-	keep = !resp.Close && !toTheEnd && !x.closes
-	if length := resp.Header.Get("Content-Length"); resp.StatusCode == http.StatusNoContent && length != "" && length != "0" {
-		x.client.suspects.Add(x.target.origin)
-		keep = false
-	}
-	if keep && resp.ProtoMinor >= 1 && !conn.host.proven.Load() {
-		conn.host.proven.Store(true)
-	}
+	length := resp.Header.Get("Content-Length")
+	keep = x.keeps(conn, !resp.Close && !toTheEnd, resp.ProtoMinor >= 1, length != "" && length != "0")
 	if again, err := x.follow(resp.Header); again || err != nil {
 		n, err2 := io.CopyN(io.Discard, resp.Body, mostDrained)
 		return again, keep && err2 == io.EOF && n < mostDrained, err
@@ -292,14 +291,18 @@ func (x *exchange) receiveOdd(conn *conn, begun int64) (again, keep bool, err er
 		resp.Header.Del("Content-Encoding")
 		resp.Header.Del("Content-Length")
 		zip := unzippers.Get().(*gzip.Reader)
-		defer unzippers.Put(zip)
-		if err := zip.Reset(body); err != nil {
-			if err == io.EOF {
-				err = io.ErrUnexpectedEOF
-			}
+		defer func() {
+			zip.Reset(bytes.NewReader(nil)) // or it would keep the connection in memory
+			unzippers.Put(zip)
+		}()
+		switch err := zip.Reset(body); err {
+		case nil:
+			body = zip
+		case io.EOF: // nothing is compressed to nothing, by some
+		default:
 			return false, false, err
 		}
-		n, body = -1, zip
+		n = -1
 	}
 	switch {
 	case !hasBody:
@@ -314,6 +317,22 @@ func (x *exchange) receiveOdd(conn *conn, begun int64) (again, keep bool, err er
 	}
 	x.result.Unverified = toTheEnd
 	return false, keep, nil
+}
+
+// keeps reports whether conn can serve another request after an answer whose head says so, and notes what
+// that tells of the host. announced tells that it has a Content-Length over 0.
+func (x *exchange) keeps(conn *conn, keep, http11, announced bool) bool {
+	if x.result.Status == http.StatusNoContent && announced {
+		x.client.suspects.Add(conn.host.origin) // the body may follow, though a 204 has none
+		return false
+	}
+	if !keep || x.closes || conn.early {
+		return false
+	}
+	if http11 && !conn.host.proven.Load() {
+		conn.host.proven.Store(true)
+	}
+	return true
 }
 
 var unzippers = sync.Pool{New: func() any { return new(gzip.Reader) }}
@@ -339,8 +358,7 @@ func (x *exchange) follow(header http.Header) (again bool, err error) {
 		if t, err = targetOf(next.URL); err == nil {
 			x.hop, x.target = next, t
 			x.hops++
-			x.result.Status = 0
-			x.result.SetHeader(nil)
+			x.forget()
 			x.method, x.header, x.host = next.Method, next.Header, withoutZone(next.Host)
 			x.closes = asksToClose(x.header)
 			if !next.Body {
@@ -352,6 +370,12 @@ func (x *exchange) follow(header http.Header) (again bool, err error) {
 	return false, &fetch.Error{Kind: fetch.ErrRedirect, Err: err}
 }
 
+// forget forgets an answer.
+func (x *exchange) forget() {
+	x.result.Status, x.result.Body = 0, nil
+	x.result.SetHeader(nil)
+}
+
 func isRedirect(status int) bool { return status >= 301 && status <= 308 }
 
 // mostDrained is how many bytes of a body that nobody wants are read, so that the
@@ -359,10 +383,10 @@ func isRedirect(status int) bool { return status >= 301 && status <= 308 }
 const mostDrained = 16 << 10
 
 // drained reads a body of n bytes that nobody wants, and reports whether it has.
-func drained(conn *conn, n int) bool {
+func drained(conn *conn, n int64) bool {
 	if n > mostDrained {
 		return false
 	}
-	_, err := conn.br.Discard(n)
+	_, err := conn.br.Discard(int(n))
 	return err == nil
 }

@@ -134,6 +134,8 @@ func FuzzAnswer(f *testing.F) {
 		"HTTP/1.1 200 OK\r\nx-many: a\r\nX-Many:b\r\nX-MANY:\t c \t\r\nContent-Length: 0005\r\n\r\nhello",
 		"HTTP/1.1 200 OK\r\nConnection: close, keep-alive\r\nContent-Length: 5\r\n\r\nhello",
 		"HTTP/1.1 200 OK\r\nConnection: Keep-Alive\r\nConnection: CLOSE\r\nContent-Length: 5\r\n\r\nhello",
+		"HTTP/1.0 200 OK\r\nConnection: close\r\nConnection: keep-alive\r\nContent-Length: 5\r\n\r\nhello",
+		"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\nhello", "HTTP/1.1 200 OK\r\nContent-Length: 4294967301\r\n\r\nhello",
 		"HTTP/1.1 099 Odd\r\nContent-Length: 5\r\n\r\nhello", "HTTP/1.1 200OK\r\n\r\n", "HTTP/1.1 200\r\n\r\n", "HTTP/1.1  200 OK\r\n\r\n",
 		"HTTP/1.2 200 OK\r\nContent-Length: 5\r\n\r\nhello", "HTTP/2.0 200 OK\r\n\r\n", "HTTP/1.1 200 \r\n\r\n", "HTTP/1.1 20\r\n\r\n", "\r\n", "HTTP",
 		"HTTP/1.1 200 OK\r\nX-" + strings.Repeat("x", 5000) + ": a\r\nContent-Length: 5\r\n\r\nhello",

@@ -3,7 +3,9 @@ package wire
 import (
 	"context"
 	"errors"
+	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -11,21 +13,23 @@ import (
 	"fetchbench/fetch/internal/rules"
 )
 
-// maxWrite is the size in bytes up to which requests are written together. If the server had no room for
-// what is written it would have to read it to go on, and it need not while nobody reads its answers.
+// maxWrite is the size in bytes up to which requests are written together. A socket has room for so much, as
+// a rule.
 const maxWrite = 16 << 10
 
 // DoBatch implements [fetch.BatchDoer]: it writes as many of reqs at once as it may, and
 // reads their answers in order.
 //
-// Those are requests without a body, by an idempotent method, that go to the host of the first; and
+// Those are requests to the host of the first, without a body, that may be sent again (see [Client]); and
 // only when that host has answered before on a connection that was kept. The others are performed one at
-// a time. Of what was written together, a request that has no answer when the connection ends or fails is
+// a time; so are those whose answers many a server gets wrong: HEAD and conditional requests (If-None-Match and
+// the like). Of what was written together, a request that has no answer when the connection ends or fails is
 // sent again by itself, and counts another attempt. If the server had not announced that, the host gets
-// one request at a time for a minute, and [fetch.Trace].PipelineOff is told.
+// one request at a time for a minute, and [fetch.Trace].PipelineOff is told, of each connection.
 //
-// The Timeout of each begins when the answer before it is whole, and its Duration when it is written:
-// a slow answer delays those that were written after it.
+// The Timeout of each begins when the answer before it has been yielded, and its Duration when it is written:
+// a slow answer delays those that were written after it, and a server that has fallen silent may cost each of them
+// its Timeout. While yield runs it holds a connection, so it must not call c.
 func (c *Client) DoBatch(ctx context.Context, reqs []*fetch.Request, yield func(fetch.Result)) {
 	c.once.Do(c.init)
 	now := time.Now()
@@ -38,8 +42,7 @@ func (c *Client) DoBatch(ctx context.Context, reqs []*fetch.Request, yield func(
 		switch {
 		case x.result.Err != nil:
 			yield(x.result)
-		case len(x.body) > 0 || x.closes || !isReplayable(x.method, x.header) ||
-			len(window) > 0 && x.target.origin != window[0].target.origin:
+		case !x.mayShare() || len(window) > 0 && x.target.origin != window[0].target.origin:
 			single = append(single, x)
 		default:
 			window = append(window, x)
@@ -68,6 +71,19 @@ func (c *Client) DoBatch(ctx context.Context, reqs []*fetch.Request, yield func(
 	b.release()
 }
 
+// mayShare reports whether x may be written together with others.
+func (x *exchange) mayShare() bool {
+	if len(x.body) > 0 || x.closes || x.method == http.MethodHead || !isReplayable(x.method, x.header) {
+		return false
+	}
+	for name := range x.header {
+		if len(name) > 3 && strings.EqualFold(name[:3], "If-") {
+			return false
+		}
+	}
+	return true
+}
+
 // A batch is what DoBatch needs memory for. It is used again, unless yield panics.
 type batch struct {
 	exchanges      []exchange
@@ -94,8 +110,8 @@ func (c *Client) pipeline(ctx context.Context, window []*exchange, yield func(fe
 	for fresh := false; ; {
 		var last *exchange
 		var err error
-		alone, rest, last, err = c.write(ctx, window, fresh, yield)
-		switch {
+		alone, rest, last, err = c.together(ctx, window, fresh, yield)
+		switch origin := window[0].target.origin; {
 		case err == errLost:
 			fresh = true
 		case err != errStale:
@@ -103,7 +119,7 @@ func (c *Client) pipeline(ctx context.Context, window []*exchange, yield func(fe
 				yield(last.result)
 			}
 			return alone, rest
-		case !c.mayPipeline(window[0].target.origin): // what made it stale was an answer too many
+		case c.unpiped.Has(origin) || c.suspects.Has(origin): // what made it stale was an answer too many
 			return window, nil
 		}
 	}
@@ -112,15 +128,16 @@ func (c *Client) pipeline(ctx context.Context, window []*exchange, yield func(fe
 // errLost is that of a kept connection which was closed just when a window was written to it.
 var errLost = errors.New("closed")
 
-// write is pipeline on one connection. The last of the results is for the caller to yield: who gets
+// together is pipeline on one connection. The last of the results is for the caller to yield: who gets
 // that may begin with the next requests, for which the connection is free now.
-func (c *Client) write(ctx context.Context, window []*exchange, fresh bool, yield func(fetch.Result)) (alone, rest []*exchange, last *exchange, err error) {
-	window[0].begin(time.Now())
-	conn, err := c.get(ctx, &window[0].target, window[0].end, fresh)
+func (c *Client) together(ctx context.Context, window []*exchange, fresh bool, yield func(fetch.Result)) (alone, rest []*exchange, last *exchange, err error) {
+	first := window[0]
+	first.begin(time.Now())
+	conn, err := c.get(ctx, &first.target, first.end, fresh)
 	if err != nil {
 		return window, nil, nil, nil // each by itself gets to know why
 	}
-	kept, keep := conn.kept, false
+	keep := false
 	defer func() { // also if yield panics
 		if conn.rest() && keep {
 			c.put(conn, time.Now())
@@ -128,11 +145,11 @@ func (c *Client) write(ctx context.Context, window []*exchange, fresh bool, yiel
 			c.drop(conn)
 		}
 	}()
-	if !kept {
-		window[0].begin(time.Now())
+	now := first.begun
+	if !conn.kept || c.MaxConnsPerHost > 0 {
+		now = time.Now() // some time has passed since
 	}
-	begun, now := window[0].begun, window[0].begun
-	if err := conn.begin(ctx, now, window[0].end); err != nil {
+	if err := conn.begin(ctx, now, first.end); err != nil {
 		return window, nil, nil, nil
 	}
 	conn.buf = conn.buf[:0]
@@ -142,14 +159,16 @@ func (c *Client) write(ctx context.Context, window []*exchange, fresh bool, yiel
 			break
 		}
 	}
-	conn.out = conn.buf
-	read := conn.total // when it was now
+	conn.out, conn.aside = conn.buf, conn.raw == nil
+	written, read := now, conn.total // when it was now
 	for i, x := range window {
-		x.begun = begun
 		if i > 0 {
-			x.end = conn.turn(now)
+			x.begun, x.end = written, conn.turn(now)
 		}
 		again, keeps, err := x.receive(conn)
+		if i == len(window)-1 || err != nil || !keeps {
+			keeps = conn.wrote(err == nil) && keeps
+		}
 		if conn.total > read || err != nil {
 			read, now = conn.total, time.Now()
 		}
@@ -162,13 +181,13 @@ func (c *Client) write(ctx context.Context, window []*exchange, fresh bool, yiel
 			x.result.Duration = x.over.Sub(x.begun)
 		case err == errStale:
 			return nil, nil, nil, errStale
-		case i == 0 && kept && !heard && x.mayRepeat(conn, err):
+		case i == 0 && conn.kept && !heard && x.mayRepeat(conn, err):
 			sentAgain(window)
 			return nil, nil, nil, errLost
 		case keeps || x.isFinal(err, i == 0 || heard):
 			x.fail(err)
 		default:
-			c.unpipe(ctx, x, len(window)-i, err)
+			c.unpipe(ctx, conn, x, len(window)-i, err)
 			return append(alone, sentAgain(window[i:])...), rest, nil, nil
 		}
 		switch {
@@ -177,6 +196,7 @@ func (c *Client) write(ctx context.Context, window []*exchange, fresh bool, yiel
 			last = x
 		default:
 			yield(x.result)
+			now = time.Now()
 		}
 		if !keeps && i < len(window)-1 {
 			// As the server has announced, or since there is no use in reading on.
@@ -190,6 +210,7 @@ func (c *Client) write(ctx context.Context, window []*exchange, fresh bool, yiel
 
 // sentAgain counts the attempt that xs are about to make, unless their context is done.
 func sentAgain(xs []*exchange) []*exchange {
+	xs[0].forget() // only of the first there may be a part of an answer
 	for _, x := range xs {
 		if x.ctx.Err() == nil {
 			x.result.Attempts++
@@ -210,13 +231,13 @@ func (x *exchange) isFinal(err error, own bool) bool {
 	return false
 }
 
-// unpipe has the host of x get one request at a time for a while, since so many of what was written
+// unpipe has the host of conn get one request at a time for a while, since so many of what was written
 // together had no answer.
-func (c *Client) unpipe(ctx context.Context, x *exchange, unanswered int, err error) {
-	c.unpiped.Add(x.target.origin)
+func (c *Client) unpipe(ctx context.Context, conn *conn, x *exchange, unanswered int, err error) {
+	c.unpiped.Add(conn.host.origin)
 	if t := fetch.ContextTrace(ctx); t != nil && t.PipelineOff != nil {
 		t.PipelineOff(fetch.PipelineInfo{
-			Host:       x.target.origin,
+			Host:       conn.host.origin,
 			Unanswered: unanswered,
 			Err:        fetch.NewError(ctx, x.result.Request, err),
 			Off:        rules.Distrust,

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"net/url"
 	"slices"
@@ -40,10 +41,11 @@ func (c *Client) get(ctx context.Context, t *target, end time.Time, fresh bool) 
 			return conn, nil
 		}
 		if h.open == c.MaxConnsPerHost { // one of them has to go for the new one
-			conn := h.idle[0]
+			old := h.idle[0]
 			h.idle = slices.Delete(h.idle, 0, 1)
-			h.open--
-			defer conn.Close()
+			c.mu.Unlock()
+			old.Close()
+			return c.open(ctx, h, t, end)
 		}
 	}
 	if h == nil {
@@ -57,14 +59,23 @@ func (c *Client) get(ctx context.Context, t *target, end time.Time, fresh bool) 
 		mine := make(chan *conn, 1)
 		h.waiting = append(h.waiting, mine)
 		c.mu.Unlock()
-		conn, err := c.await(ctx, h, mine, end)
-		if conn != nil || err != nil {
-			return conn, err
+		switch conn, err := c.await(ctx, h, mine, end); {
+		case err != nil:
+			return nil, err
+		case conn != nil && !fresh:
+			return conn, nil
+		case conn != nil:
+			conn.Close()
 		}
-	} else {
-		h.open++
-		c.mu.Unlock()
+		return c.open(ctx, h, t, end)
 	}
+	h.open++
+	c.mu.Unlock()
+	return c.open(ctx, h, t, end)
+}
+
+// open makes a connection to h, which counts it already.
+func (c *Client) open(ctx context.Context, h *host, t *target, end time.Time) (*conn, error) {
 	made := false
 	defer func() {
 		if !made { // it has failed, or a function of the caller's has panicked
@@ -109,7 +120,7 @@ func (c *Client) await(ctx context.Context, h *host, mine chan *conn, end time.T
 	return nil, err
 }
 
-// connect makes a connection to h, which counts it already.
+// connect makes a connection.
 func (c *Client) connect(ctx context.Context, h *host, t *target, end time.Time) (*conn, error) {
 	begun := ctx
 	if !end.IsZero() {
@@ -136,9 +147,17 @@ func (c *Client) connect(ctx context.Context, h *host, t *target, end time.Time)
 		}
 		return nil, late(err)
 	}
+	if err := nc.SetDeadline(time.Time{}); err != nil {
+		nc.Close()
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: fmt.Errorf("connections of Dial have to support deadlines: %w", err)}
+	}
 	conn := newConn(h, nc)
+	raw, bare := socketOf(nc)
+	if !bare {
+		raw, conn.under = nil, raw
+	}
 	if scheme == "http" {
-		conn.raw = rawConn(nc)
+		conn.raw = raw
 		return conn, nil
 	}
 	ready := false
@@ -147,18 +166,20 @@ func (c *Client) connect(ctx context.Context, h *host, t *target, end time.Time)
 			nc.Close()
 		}
 	}()
-	conn.sock = &socket{Conn: nc, raw: rawConn(nc)}
+	conn.sock = &socket{Conn: nc, raw: raw}
 	config := c.tls.Clone()
-	u := url.URL{Host: t.host}
-	config.ServerName = withoutZone(u.Hostname())
+	u := url.URL{Host: withoutZone(t.host)}
+	config.ServerName = u.Hostname()
 	conn.tls = tls.Client(conn.sock, config)
-	if err := conn.tls.HandshakeContext(ctx); err != nil {
+	handshake, cancel := context.WithTimeout(ctx, rules.Handshake)
+	defer cancel()
+	if err := conn.tls.HandshakeContext(handshake); err != nil {
+		if ctx.Err() == nil && handshake.Err() != nil {
+			err = rules.NoHandshake
+		}
 		return nil, late(err)
 	}
 	ready = true
-	if conn.sock.raw == nil {
-		conn.sock = nil
-	}
 	conn.Conn = conn.tls
 	return conn, nil
 }

@@ -17,11 +17,17 @@ func checkRequest(method string, h http.Header) error {
 	if !rules.ValidName(method) {
 		return errors.New("invalid method")
 	}
+	if method == http.MethodConnect {
+		return errors.New("CONNECT asks for a tunnel, which there is none of here")
+	}
 	if h == nil {
 		return nil
 	}
 	if err := rules.CheckHeader(h); err != nil {
 		return err
+	}
+	if !isASCII(h.Get("Host")) {
+		return rules.InvalidValue("Host")
 	}
 	for name, values := range h {
 		if !rules.ValidName(name) {

@@ -75,13 +75,20 @@ func set(chars string) (s [256]bool) {
 
 // targetOf returns u, which is one of rules.ParseURL, as a target.
 func targetOf(u *url.URL) (target, error) {
-	host := u.Host
-	for i := range len(host) {
-		if c := host[i]; c <= ' ' || c >= 0x7f {
-			return target{}, errors.New("the host is not ASCII: write it in Punycode")
+	if !isASCII(u.Host) {
+		return target{}, errors.New("the host is not ASCII: write it in Punycode")
+	}
+	return target{origin: u.Scheme + "://" + u.Host, host: u.Host, path: u.RequestURI()}, nil
+}
+
+// isASCII reports whether s is nothing but printable ASCII characters.
+func isASCII(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c <= ' ' || c >= 0x7f {
+			return false
 		}
 	}
-	return target{origin: u.Scheme + "://" + host, host: host, path: u.RequestURI()}, nil
+	return true
 }
 
 func (t *target) secure() bool { return strings.HasPrefix(t.origin, "https") }

@@ -42,6 +42,12 @@ func TookTooLong(timeout time.Duration) error {
 	return TimeoutError{fmt.Errorf("no whole answer in %v", timeout)}
 }
 
+// Handshake is how long a TLS handshake may take.
+const Handshake = 10 * time.Second
+
+// NoHandshake is the error of an attempt whose TLS handshake took longer.
+var NoHandshake error = TimeoutError{fmt.Errorf("no TLS handshake in %v", Handshake)}
+
 // WasSilent is the error of an attempt whose server was silent for longer than IdleRead.
 func WasSilent(idle time.Duration) error {
 	return TimeoutError{fmt.Errorf("the server sent nothing for %v", idle)}
