@@ -216,11 +216,11 @@ func TestClientFailures(t *testing.T) {
 			kind:      fetch.ErrDial, text: "connection refused", cause: syscall.ECONNREFUSED},
 		// These are not the URL's fault, and the user can do something about them.
 		{name: "files of the process", server: nowhere, transport: socketError(syscall.EMFILE),
-			timeout: 100 * time.Millisecond, kind: fetch.ErrDial, text: "lower the strategy's limit or raise ulimit -n", cause: syscall.EMFILE},
+			timeout: 400 * time.Millisecond, kind: fetch.ErrDial, text: "lower the strategy's limit or raise ulimit -n", cause: syscall.EMFILE},
 		{name: "files of the machine", server: nowhere, transport: socketError(syscall.ENFILE),
-			timeout: 100 * time.Millisecond, kind: fetch.ErrDial, text: "lower the strategy's limit or raise ulimit -n", cause: syscall.ENFILE},
+			timeout: 400 * time.Millisecond, kind: fetch.ErrDial, text: "lower the strategy's limit or raise ulimit -n", cause: syscall.ENFILE},
 		{name: "ports", server: nowhere, transport: socketError(syscall.EADDRNOTAVAIL),
-			timeout: 100 * time.Millisecond, kind: fetch.ErrDial, text: "no free local port: lower the strategy's limit, or let connections be reused", cause: syscall.EADDRNOTAVAIL},
+			timeout: 400 * time.Millisecond, kind: fetch.ErrDial, text: "no free local port: lower the strategy's limit, or let connections be reused", cause: syscall.EADDRNOTAVAIL},
 
 		{name: "certificate of nobody known", server: func(t *testing.T) string { return serveTLS(t, http.NotFoundHandler()).URL },
 			kind: fetch.ErrTLS, text: "certificate"},

@@ -836,14 +836,14 @@ func TestShardBreak(t *testing.T) {
 				}
 			}
 			h.requireNone(t)
-			require.Equal(t, before, openFiles(t), "open files")
+			requireOpenFiles(t, before)
 		})
 	}
 	t.Run("nothing to fetch", func(t *testing.T) {
 		before := openFiles(t)
 		for range f.Get(t.Context()) {
 		}
-		require.Equal(t, before, openFiles(t), "open files")
+		requireOpenFiles(t, before)
 	})
 	t.Run("panic", func(t *testing.T) {
 		var h herd
@@ -854,7 +854,7 @@ func TestShardBreak(t *testing.T) {
 			}
 		})
 		h.requireNone(t)
-		require.Equal(t, before, openFiles(t), "open files")
+		requireOpenFiles(t, before)
 	})
 }
 
@@ -863,6 +863,17 @@ func openFiles(t *testing.T) int {
 	entries, err := os.ReadDir("/dev/fd")
 	require.NoError(t, err)
 	return len(entries)
+}
+
+// requireOpenFiles fails t if more files than limit stay open. What an earlier test or the
+// runtime has open for a moment is let pass.
+func requireOpenFiles(t *testing.T, limit int) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for openFiles(t) > limit && time.Now().Before(deadline) {
+		time.Sleep(time.Millisecond)
+	}
+	require.LessOrEqual(t, openFiles(t), limit, "open files")
 }
 
 // A cancel reaches the children, and what it aborts has the caller's cause; a Doer that does
