@@ -42,7 +42,8 @@ type client struct {
 
 var clients = []client{
 	{"errgroup-http-get", errgroupHTTPGet},
-	{"errgroup-tuned", errgroupTuned},
+	{"errgroup-tuned", errgroupTuned(0)},
+	{"errgroup-timeout", errgroupTuned(fetchTimeout)},
 	{"conc", concPool},
 	{"ants", antsPool},
 	{"resty", restyClient},
@@ -64,8 +65,11 @@ func check(status int, body []byte) error {
 	return nil
 }
 
+// fetchTimeout is fetch.Client's limit for an attempt, unless it is told another.
+const fetchTimeout = 30 * time.Second
+
 // tuned is net/http's client with room to keep all connections, where the default one keeps two
-// of a host. It has no Timeout, which would cost it a little.
+// of a host. It has no Timeout, which costs it a little: see errgroup-timeout.
 func tuned() *http.Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConns = limit
@@ -109,16 +113,20 @@ func errgroupHTTPGet(url string) (func(n int) error, func()) {
 	}, http.DefaultClient.CloseIdleConnections
 }
 
-func errgroupTuned(url string) (func(n int) error, func()) {
-	c := tuned()
-	return func(n int) error {
-		var g errgroup.Group
-		g.SetLimit(limit)
-		for range n {
-			g.Go(func() error { return httpGet(c, url) })
-		}
-		return g.Wait()
-	}, c.CloseIdleConnections
+// errgroupTuned is what one writes who knows net/http, with a limit for each request or, at 0, none.
+func errgroupTuned(timeout time.Duration) func(url string) (func(n int) error, func()) {
+	return func(url string) (func(n int) error, func()) {
+		c := tuned()
+		c.Timeout = timeout
+		return func(n int) error {
+			var g errgroup.Group
+			g.SetLimit(limit)
+			for range n {
+				g.Go(func() error { return httpGet(c, url) })
+			}
+			return g.Wait()
+		}, c.CloseIdleConnections
+	}
 }
 
 func concPool(url string) (func(n int) error, func()) {
