@@ -116,6 +116,15 @@ var charts = map[string]interface{ SVG() ([]byte, error) }{
 	}(),
 	"lines-commits":      commits(12, 3),
 	"lines-commits-many": commits(70, 8),
+	"lines-faint": func() Lines {
+		l := commits(9, 30)
+		for i := range l.Series[2:] {
+			s := &l.Series[i+2]
+			s.Name, s.Faint = "", true
+		}
+		l.Series[2].Name = "28 others"
+		return l
+	}(),
 	"lines-long-labels": func() Lines {
 		l := commits(5, 1)
 		for i := range l.Labels {

@@ -111,6 +111,7 @@ type entry struct {
 }
 
 // newFrame lays out the title and, if names are more than one, the legend, in as many rows as it takes.
+// What has no name is not in it.
 func newFrame(heading string, names []string, sample func(i int) func(c *draw.Canvas, from, to vg.Point)) *frame {
 	f := &frame{title: wrap(heading, width-2*margin, title())}
 	if len(names) < 2 {
@@ -119,6 +120,9 @@ func newFrame(heading string, names []string, sample func(i int) func(c *draw.Ca
 	const gap = 6
 	x := vg.Length(margin)
 	for i, name := range names {
+		if name == "" {
+			continue
+		}
 		lines := wrap(name, width-2*margin-swatch-gap, body())
 		w := swatch + gap + vg.Length(0)
 		for _, l := range lines {
@@ -135,7 +139,9 @@ func newFrame(heading string, names []string, sample func(i int) func(c *draw.Ca
 			f.rows += len(lines) - 1
 		}
 	}
-	f.rows++
+	if len(f.legend) > 0 {
+		f.rows++
+	}
 	return f
 }
 

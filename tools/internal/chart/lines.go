@@ -17,14 +17,15 @@ type Lines struct {
 	Desc   string   // the finding in words
 	X, Y   Axis     // X's Unit, Log and Zero mean nothing with Labels
 	Labels []string // if any, the X of a Point is the index of its label
-	Series []Series // a colour and marker each; a single one has no legend
+	Series []Series // a colour and marker each; a single one has no legend, and one without a name is not in it
 }
 
 // A Series is one line. Its points are drawn in the order of their X.
 type Series struct {
 	Name   string
 	Points []Point
-	Look   int // colour and marker, counted from 1: the same in each of several charts. Zero: by its place in this one
+	Look   int  // colour and marker, counted from 1: the same in each of several charts. Zero: by its place in this one
+	Faint  bool // it is what others stand out from: a thin grey line below them, without marks and whiskers
 }
 
 // look is the number of its colour and marker, from 0.
@@ -55,6 +56,10 @@ func (l Lines) SVG() ([]byte, error) {
 	}
 	f := newFrame(l.Title, names, func(i int) func(c *draw.Canvas, from, to vg.Point) {
 		return func(c *draw.Canvas, from, to vg.Point) {
+			if l.Series[i].Faint {
+				c.StrokeLine2(line(rule, 1), from.X, from.Y, to.X, to.Y)
+				return
+			}
 			c.StrokeLine2(line(series(l.look(i)), 2), from.X, from.Y, to.X, to.Y)
 			mark(c, l.look(i), vg.Point{X: (from.X + to.X) / 2, Y: from.Y})
 		}
@@ -68,6 +73,9 @@ func (l Lines) SVG() ([]byte, error) {
 	for _, s := range l.Series {
 		for _, pt := range s.Points {
 			lo, hi := pt.Y.ends()
+			if s.Faint {
+				lo, hi = pt.Y.Center, pt.Y.Center
+			}
 			xs, ys = append(xs, pt.X), append(ys, lo, hi)
 		}
 	}
@@ -160,8 +168,8 @@ func (l *lines) label(p *plot.Plot, room vg.Length) (extra vg.Length) {
 	p.X.Min, p.X.Max = -0.5, float64(n)-0.5
 	step := room / vg.Length(n)
 	l.cap = min(l.cap, max(1.5, step/4))
-	if step >= 60 && len(l.Series) > 1 {
-		l.apart = min(14, 0.5*step/vg.Length(len(l.Series)))
+	if n := len(l.clear()); step >= 60 && n > 1 {
+		l.apart = min(14, 0.5*step/vg.Length(n))
 	}
 	widest := vg.Length(0)
 	for _, s := range l.Labels {
@@ -260,15 +268,21 @@ func (l *lines) Plot(c draw.Canvas, p *plot.Plot) {
 			c.StrokeLine2(line(grid, 1), x(t.Value), c.Min.Y, x(t.Value), c.Max.Y)
 		}
 	}
-	at := func(i int, pt Point) vg.Length {
-		return x(pt.X) + l.apart*(vg.Length(i)-vg.Length(len(l.Series)-1)/2)
+	for _, s := range l.Series {
+		if s.Faint && len(s.Points) > 1 {
+			var path []vg.Point
+			for _, pt := range inOrder(s.Points) {
+				path = append(path, vg.Point{X: x(pt.X), Y: y(pt.Y.Center)})
+			}
+			c.StrokeLines(line(rule, 1), path)
+		}
 	}
-	for i, s := range l.Series {
-		points, look := slices.Clone(s.Points), l.look(i)
-		slices.SortStableFunc(points, func(a, b Point) int { return cmp.Compare(a.X, b.X) })
+	for place, i := range l.clear() {
+		points, look := inOrder(l.Series[i].Points), l.look(i)
+		aside := l.apart * (vg.Length(place) - vg.Length(len(l.clear())-1)/2)
 		path := make([]vg.Point, len(points))
 		for j, pt := range points {
-			path[j] = vg.Point{X: at(i, pt), Y: y(pt.Y.Center)}
+			path[j] = vg.Point{X: x(pt.X) + aside, Y: y(pt.Y.Center)}
 			if pt.Y.whisker() {
 				whisker(&c, line(series(look), 1.5), path[j].X, y(pt.Y.Lo), path[j].X, y(pt.Y.Hi), l.cap)
 			}
@@ -283,4 +297,19 @@ func (l *lines) Plot(c draw.Canvas, p *plot.Plot) {
 	// The axes last, since the grid is on them.
 	c.StrokeLine2(line(rule, 1), c.Min.X, c.Min.Y, c.Max.X, c.Min.Y)
 	c.StrokeLine2(line(rule, 1), c.Min.X, c.Min.Y, c.Min.X, c.Max.Y)
+}
+
+// clear returns the indices of the series that are not faint.
+func (l *lines) clear() (indices []int) {
+	for i, s := range l.Series {
+		if !s.Faint {
+			indices = append(indices, i)
+		}
+	}
+	return indices
+}
+
+// inOrder returns points in the order of their X.
+func inOrder(points []Point) []Point {
+	return slices.SortedStableFunc(slices.Values(points), func(a, b Point) int { return cmp.Compare(a.X, b.X) })
 }
