@@ -59,7 +59,7 @@ func compare(ctx context.Context, args []string, stdout, stderr io.Writer) (stat
 	if err != nil {
 		return unsure, err
 	}
-	dir, err := os.MkdirTemp("", "regress-")
+	dir, err := r.tempDir(ctx)
 	if err != nil {
 		return unsure, err
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -209,6 +210,7 @@ func TestUnsure(t *testing.T) {
 		"a new one":                {quick, map[string]string{"new_test.go": "package sample\n\nimport \"testing\"\n\nfunc BenchmarkNew(b *testing.B) {}\n"}, "New"},
 		"no build":                 {quick, map[string]string{"work.go": "package sample\n\nfunc Work() { sink = 1 }\n"}, "head ("},
 		"a benchmark that fails":   {quick, map[string]string{"work.go": work + "\nfunc init() { panic(\"at the start\") }\n"}, "at the start"},
+		"a benchmark that hangs":   {with(quick, "-timeout=2s"), map[string]string{"work.go": "package sample\n\nimport \"time\"\n\nvar sink any\n\nfunc Work() { time.Sleep(time.Hour) }\n"}, "longer than -timeout=2s"},
 		"output that is malformed": {quick, map[string]string{"work.go": strings.Replace(work, "func", "import \"fmt\"\n\nfunc", 1)[:0] + "package sample\n\nimport \"fmt\"\n\nvar sink any\n\nfunc Work() { sink = 1 }\n\nfunc init() { fmt.Println(\"BenchmarkWork-2 12 x ns/op\") }\n"}, "malformed output"},
 		"too few samples":          {[]string{"-rounds=1", "-benchtime=100x"}, map[string]string{"work.go": slower}, "too few samples"},
 		"no benchmark":             {with(quick, "-bench=Nothing"), nil, "no benchmark matches"},
@@ -243,6 +245,47 @@ func TestUnsure(t *testing.T) {
 	var out, errs bytes.Buffer
 	assert.Equal(t, unsure, run(t.Context(), nil, &out, &errs))
 	assert.Contains(t, errs.String(), "not a git repository")
+}
+
+// The tool may be run by a hook of git, and runs none.
+func TestHooks(t *testing.T) {
+	s := newSandbox(t)
+	s.write("README", "second")
+	s.commit("second")
+	require.NoError(t, os.MkdirAll("hooks", 0o777))
+	for _, hook := range []string{"post-checkout", "reference-transaction", "post-index-change"} {
+		require.NoError(t, os.WriteFile(filepath.Join("hooks", hook), []byte("#!/bin/sh\nexit 1\n"), 0o777))
+	}
+	s.git("config", "core.hooksPath", "hooks")
+	s.write("work.go", slower)
+	index, err := os.ReadFile(".git/index")
+	require.NoError(t, err)
+	t.Setenv("GIT_DIR", ".git")
+	t.Setenv("GIT_INDEX_FILE", ".git/index")
+	var stdout, stderr bytes.Buffer
+	assert.Equal(t, worse, run(t.Context(), quick, &stdout, &stderr), &stderr)
+	after, err := os.ReadFile(".git/index")
+	require.NoError(t, err)
+	assert.Equal(t, index, after)
+}
+
+// What a run that was killed has left behind is removed by the next one.
+func TestKilled(t *testing.T) {
+	s := newSandbox(t)
+	s.write("README", "second")
+	s.commit("second")
+	gone := exec.Command("go", "version")
+	require.NoError(t, gone.Run())
+	alive := t.TempDir() // of a run that goes on
+	for _, pid := range []int{gone.Process.Pid, os.Getpid()} {
+		dir := filepath.Join(alive, fmt.Sprintf("regress-%d-123", pid))
+		s.git("worktree", "add", "-q", "--detach", filepath.Join(dir, "base"))
+	}
+	var stdout, stderr bytes.Buffer
+	require.Equal(t, same, run(t.Context(), quick, &stdout, &stderr), &stderr)
+	left := s.git("worktree", "list")
+	assert.NotContains(t, left, fmt.Sprintf("regress-%d-", gone.Process.Pid))
+	assert.Contains(t, left, fmt.Sprintf("regress-%d-", os.Getpid()))
 }
 
 // When the benchmarks themselves have changed, both sides can have the new ones.

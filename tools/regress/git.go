@@ -9,7 +9,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 )
 
 // A repo is a git repository, by the root of its tree.
@@ -22,11 +24,11 @@ func openRepo(ctx context.Context) (*repo, error) {
 	return r, err
 }
 
-// git runs git, with env in addition, and returns what it prints.
+// git runs git, with env in addition and without the user's hooks, and returns what it prints.
 func (r *repo) git(ctx context.Context, env []string, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, "git", args...)
+	cmd := exec.CommandContext(ctx, "git", append([]string{"-c", "core.hooksPath=" + os.DevNull}, args...)...)
 	cmd.Dir = r.root
-	cmd.Env = append(os.Environ(), env...)
+	cmd.Env = append(environ(), env...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -34,6 +36,14 @@ func (r *repo) git(ctx context.Context, env []string, args ...string) (string, e
 		return "", fmt.Errorf("git %s: %s", args[0], cmp.Or(strings.TrimSpace(stderr.String()), err.Error()))
 	}
 	return strings.TrimSpace(string(out)), nil
+}
+
+// environ is the environment without what a hook of git has in it, such as the name of the user's index.
+func environ() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool {
+		name, _, _ := strings.Cut(v, "=")
+		return slices.Contains([]string{"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY"}, name)
+	})
 }
 
 // commit returns the hash of the commit that rev names.
@@ -113,4 +123,33 @@ func (r *repo) checkOut(ctx context.Context, dir, commit string) (remove func(),
 		return nil, err
 	}
 	return remove, nil
+}
+
+// tempDir makes a directory for worktrees. It removes those of runs that have been killed.
+func (r *repo) tempDir(ctx context.Context) (string, error) {
+	list, err := r.git(ctx, nil, "worktree", "list", "--porcelain")
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(list) {
+		tree, ok := strings.CutPrefix(strings.TrimSpace(line), "worktree ")
+		dir := filepath.Dir(filepath.FromSlash(tree))
+		var pid, random int
+		if n, _ := fmt.Sscanf(filepath.Base(dir), "regress-%d-%d", &pid, &random); !ok || n != 2 || isAlive(pid) {
+			continue
+		}
+		r.git(ctx, nil, "worktree", "remove", "--force", tree)
+		os.RemoveAll(dir)
+	}
+	return os.MkdirTemp("", fmt.Sprintf("regress-%d-", os.Getpid()))
+}
+
+// isAlive reports whether there may be a process of that number.
+func isAlive(pid int) bool {
+	p, err := os.FindProcess(pid)
+	if err != nil {
+		return false
+	}
+	err = p.Signal(syscall.Signal(0))
+	return !errors.Is(err, os.ErrProcessDone) && !errors.Is(err, syscall.ESRCH)
 }

@@ -47,7 +47,7 @@ func record(ctx context.Context, args []string, stdout, stderr io.Writer) error 
 		return err
 	}
 	date := time.Unix(unix, 0).UTC()
-	tmp, err := os.MkdirTemp("", "regress-")
+	tmp, err := r.tempDir(ctx)
 	if err != nil {
 		return err
 	}

@@ -59,7 +59,7 @@ func (s *side) overlay(from *side, pkg string) error {
 func (s *side) build(ctx context.Context, pkg string) error {
 	s.binary = filepath.Join(filepath.Dir(s.tree), s.name+".test")
 	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-o", s.binary, "./"+filepath.ToSlash(pkg))
-	cmd.Dir = s.tree
+	cmd.Dir, cmd.Env = s.tree, environ()
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%s (%.12s) does not build:\n%s", s.name, s.commit, tail(out))
@@ -73,18 +73,18 @@ func (s *side) build(ctx context.Context, pkg string) error {
 // goVersion returns the version of Go that s was built with.
 func (s *side) goVersion(ctx context.Context) (string, error) {
 	cmd := exec.CommandContext(ctx, "go", "env", "GOVERSION")
-	cmd.Dir = s.tree
+	cmd.Dir, cmd.Env = s.tree, environ()
 	out, err := cmd.Output()
 	return strings.TrimSpace(string(out)), err
 }
 
 // run runs the benchmarks of s once, and returns what they print. The whole of it ends with ctx.
 func (s *side) run(ctx context.Context, b *bench, pattern string) ([]byte, error) {
-	limit, cancel := context.WithTimeout(ctx, b.timeout+time.Minute)
+	limit, cancel := context.WithTimeout(ctx, b.timeout) // package testing's own is for tests alone
 	defer cancel()
 	cmd := exec.CommandContext(limit, s.binary, "-test.run=^$", "-test.bench="+pattern, "-test.benchtime="+b.time,
-		"-test.benchmem", "-test.count=1", "-test.timeout="+b.timeout.String())
-	cmd.Dir = filepath.Join(s.tree, b.pkg)
+		"-test.benchmem", "-test.count=1", "-test.timeout=0")
+	cmd.Dir, cmd.Env = filepath.Join(s.tree, b.pkg), environ()
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
@@ -92,6 +92,9 @@ func (s *side) run(ctx context.Context, b *bench, pattern string) ([]byte, error
 	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
+		}
+		if limit.Err() != nil {
+			err = fmt.Errorf("it took longer than -timeout=%v", b.timeout)
 		}
 		return nil, fmt.Errorf("%s (%.12s) does not run: %w\n%s", s.name, s.commit, err, tail(append(stdout.Bytes(), stderr.Bytes()...)))
 	}
