@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"slices"
 	"time"
+
+	"fetchbench/fetch/internal/wake"
 )
 
 // A Request is one URL to fetch. Nothing in this package changes the Header or
@@ -120,7 +122,7 @@ func (f *Fetcher) Fetch(ctx context.Context, reqs iter.Seq[Request]) iter.Seq[Re
 		strategy = Pool{}
 	}
 	// Within the Doer of another run: what that one has in its context is not for this one.
-	ctx = context.WithValue(context.WithValue(ctx, wakeKey{}, nil), placeKey{}, nil)
+	ctx = context.WithValue(wake.With(ctx, nil), placeKey{}, nil)
 	if f.Ordered {
 		return ordered(ctx, strategy, doer, numbered(reqs))
 	}

@@ -6,6 +6,8 @@ import (
 	"iter"
 	"slices"
 	"sync"
+
+	"fetchbench/fetch/internal/wake"
 )
 
 // pipelined performs reqs in groups of up to most requests of one host, each by
@@ -24,7 +26,7 @@ func pipelined(ctx context.Context, d BatchDoer, reqs iter.Seq[*Request], limit,
 		results := make(chan Result, limit)
 		groups := make(map[string][]*Request) // by host
 		out := 0                              // started, and their results not received
-		wake := wakeFrom(ctx)
+		wake := wake.From(ctx)
 
 		var running sync.WaitGroup
 		defer running.Wait()

@@ -7,12 +7,13 @@ import (
 	"encoding/gob"
 	"fmt"
 	"io"
-	"iter"
 	"os"
 	"os/signal"
 	"runtime"
 	"runtime/debug"
 	"time"
+
+	"fetchbench/fetch/internal/wake"
 )
 
 // ShardMain has to be called first in the main of a program that uses [Shard], or in the
@@ -72,10 +73,9 @@ func serveShard(in io.Reader, out io.Writer, d Doer) error {
 	runtime.GOMAXPROCS(hello.Procs)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	tasks := make(chan task, hello.Window) // the parent sends no more than that
-	wake := make(chan struct{}, 1)
+	tasks := wake.NewFeed[task, *Request](hello.Window) // the parent sends no more than that
 	results := make(chan shardEvent, hello.Window)
-	go receiveTasks(r, tasks, wake, cancel)
+	go receiveTasks(r, tasks, cancel)
 	sent := make(chan error, 1)
 	go func() {
 		err := sendResults(out, results, hello.Beat)
@@ -87,17 +87,20 @@ func serveShard(in io.Reader, out io.Writer, d Doer) error {
 		}
 	}()
 
-	s := session{tasks: tasks, wake: wake, ids: make(map[*Request]uint64)}
-	ctx = context.WithValue(ctx, wakeKey{}, wake)
-	ctx = WithTrace(ctx, &Trace{
+	ids := make(map[*Request]uint64) // of requests without a result
+	ctx = WithTrace(tasks.Context(ctx), &Trace{
 		BatchDone:   func(b BatchInfo) { results <- shardEvent{what: frameBatch, batch: b} },
 		Retrying:    func(i RetryInfo) { results <- shardEvent{what: frameRetry, retry: i} },
 		PipelineOff: func(i PipelineInfo) { results <- shardEvent{what: framePipeline, pipeline: i} },
 	})
-	for res := range hello.Each.Run(ctx, d, s.requests()) {
-		s.received++
-		if id, ok := s.ids[res.Request]; ok {
-			delete(s.ids, res.Request)
+	take := func(t task) *Request {
+		ids[t.Request] = t.id
+		return t.Request
+	}
+	for res := range hello.Each.Run(ctx, d, tasks.All(take)) {
+		if id, ok := ids[res.Request]; ok {
+			delete(ids, res.Request)
+			tasks.Received()
 			results <- shardEvent{what: frameResult, id: id, result: res}
 		}
 	}
@@ -107,9 +110,9 @@ func serveShard(in io.Reader, out io.Writer, d Doer) error {
 
 // receiveTasks reads requests until their end, which cancels what is under way: then
 // the parent wants no more of it, or is gone.
-func receiveTasks(r *bufio.Reader, tasks chan<- task, wake chan<- struct{}, cancel func()) {
+func receiveTasks(r *bufio.Reader, tasks *wake.Feed[task, *Request], cancel func()) {
 	defer leave(cancel)
-	defer close(tasks)
+	defer tasks.Close()
 	for {
 		what, payload, err := readFrame(r)
 		if err == io.EOF || err == io.ErrUnexpectedEOF {
@@ -124,11 +127,7 @@ func receiveTasks(r *bufio.Reader, tasks chan<- task, wake chan<- struct{}, canc
 			fmt.Fprintln(os.Stderr, "fetch: child process of a Shard: no request came: does something in the program use file descriptor 3?")
 			os.Exit(2)
 		}
-		tasks <- t
-		select {
-		case wake <- struct{}{}:
-		default:
-		}
+		tasks.Add(t)
 	}
 }
 
@@ -182,51 +181,4 @@ func sendResults(out io.Writer, results <-chan shardEvent, beat time.Duration) e
 		}
 	}
 	return err
-}
-
-// A session is the input of a child's strategy, and what goes with it. All of it is used
-// on one goroutine, as rule 6 of a Strategy has it.
-type session struct {
-	tasks    <-chan task
-	wake     <-chan struct{}
-	ids      map[*Request]uint64 // of requests without a result
-	received int                 // results
-}
-
-// requests yields the requests as they come. While none comes it pauses, since the
-// parent may be waiting for results before it sends more.
-func (s *session) requests() iter.Seq[*Request] {
-	return func(yield func(*Request) bool) {
-		inVain := 0
-		for {
-			if len(s.tasks) == 0 && len(s.ids) > 0 && inVain < 2 {
-				select {
-				case <-s.wake: // for requests that have been taken already, perhaps
-				default:
-				}
-				if len(s.tasks) > 0 {
-					continue
-				}
-				before := s.received
-				if !yield(nil) {
-					return
-				}
-				// It was for nothing if wake told of a request that had been taken
-				// just before, but twice in a row only if the strategy does not pause.
-				if inVain++; s.received > before {
-					inVain = 0
-				}
-				continue
-			}
-			t, ok := <-s.tasks
-			if !ok {
-				return
-			}
-			inVain = 0
-			s.ids[t.Request] = t.id
-			if !yield(t.Request) {
-				return
-			}
-		}
-	}
 }

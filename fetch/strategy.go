@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"iter"
 	"runtime/debug"
+
+	"fetchbench/fetch/internal/wake"
 )
 
 // A Strategy decides how many requests are under way at once, and what carries
@@ -81,7 +83,7 @@ func flow(ctx context.Context, most int, reqs iter.Seq[*Request], start func(*Re
 	if ctx.Err() != nil {
 		return
 	}
-	ahead, wake := 0, wakeFrom(ctx)
+	ahead, wake := 0, wake.From(ctx)
 	for r := range reqs {
 		if r != nil {
 			ahead++
@@ -113,17 +115,6 @@ func flow(ctx context.Context, most int, reqs iter.Seq[*Request], start func(*Re
 			return
 		}
 	}
-}
-
-type wakeKey struct{}
-
-// wakeFrom returns the channel that ends a pause early, or nil. An input whose requests
-// come from elsewhere, and so at any time, puts it into the context: it pauses while it has
-// none, so that results are handed out, and the next request must not have to wait for a result.
-// [Fetcher.Fetch] takes it out of the context again: within a Doer it is not for the inner run.
-func wakeFrom(ctx context.Context) <-chan struct{} {
-	wake, _ := ctx.Value(wakeKey{}).(chan struct{})
-	return wake
 }
 
 // do performs r, or answers in d's place if ctx is done or d panics.
