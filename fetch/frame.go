@@ -276,10 +276,16 @@ func appendHeader(b []byte, h http.Header) []byte {
 		return append(b, 0)
 	}
 	b = appendUint(b, uint64(len(h))+1)
-	for name, values := range h {
+	// Sorted, so that equal headers give equal bytes.
+	names := make([]string, 0, 32)
+	for name := range h {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
 		b = appendString(b, name)
-		b = appendUint(b, uint64(len(values)))
-		for _, v := range values {
+		b = appendUint(b, uint64(len(h[name])))
+		for _, v := range h[name] {
 			b = appendString(b, v)
 		}
 	}
