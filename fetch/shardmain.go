@@ -93,9 +93,11 @@ func serveShard(in io.Reader, out io.Writer, d Doer) error {
 		Retrying:    func(i RetryInfo) { results <- shardEvent{what: frameRetry, retry: i} },
 		PipelineOff: func(i PipelineInfo) { results <- shardEvent{what: framePipeline, pipeline: i} },
 	})
-	take := func(t task) *Request {
+	one := make([]*Request, 1)
+	take := func(t task) []*Request {
 		ids[t.Request] = t.id
-		return t.Request
+		one[0] = t.Request
+		return one
 	}
 	for res := range hello.Each.Run(ctx, d, tasks.All(take)) {
 		if id, ok := ids[res.Request]; ok {
@@ -127,7 +129,7 @@ func receiveTasks(r *bufio.Reader, tasks *wake.Feed[task, *Request], cancel func
 			fmt.Fprintln(os.Stderr, "fetch: child process of a Shard: no request came: does something in the program use file descriptor 3?")
 			os.Exit(2)
 		}
-		tasks.Add(t)
+		tasks.Add(context.Background(), t) // there is room
 	}
 }
 

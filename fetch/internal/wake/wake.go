@@ -21,7 +21,7 @@ func From(ctx context.Context) <-chan struct{} {
 	return wake
 }
 
-// A Feed is the input of one run of a strategy: a request R for each T that is added. While none is added it
+// A Feed is the input of one run of a strategy: requests R for each T that is added. While none is added it
 // pauses, if there are requests without a result, since whoever adds may be waiting for results before
 // it adds more. Add and Close are for that goroutine, the rest for the one of the run's loop.
 type Feed[T, R any] struct {
@@ -39,13 +39,18 @@ func NewFeed[T, R any](size int) *Feed[T, R] {
 // Context returns the context for the run.
 func (f *Feed[T, R]) Context(ctx context.Context) context.Context { return With(ctx, f.wake) }
 
-// Add hands t to the strategy. It blocks while there is no room.
-func (f *Feed[T, R]) Add(t T) {
-	f.in <- t
+// Add hands t to the strategy. It blocks while there is no room, until ctx is done: then it reports false.
+func (f *Feed[T, R]) Add(ctx context.Context, t T) bool {
+	select {
+	case f.in <- t:
+	case <-ctx.Done():
+		return false
+	}
 	select {
 	case f.wake <- struct{}{}:
 	default:
 	}
+	return true
 }
 
 // Close ends the input. There must be no Add after it.
@@ -58,7 +63,7 @@ func (f *Feed[T, R]) Received() {
 }
 
 // All returns the input: what take returns for each that was added, and R's zero value for a pause.
-func (f *Feed[T, R]) All(take func(T) R) iter.Seq[R] {
+func (f *Feed[T, R]) All(take func(T) []R) iter.Seq[R] {
 	var pause R
 	return func(yield func(R) bool) {
 		inVain := 0
@@ -87,9 +92,11 @@ func (f *Feed[T, R]) All(take func(T) R) iter.Seq[R] {
 				return
 			}
 			inVain = 0
-			f.owed++
-			if !yield(take(t)) {
-				return
+			for _, r := range take(t) {
+				f.owed++
+				if !yield(r) {
+					return
+				}
 			}
 		}
 	}
