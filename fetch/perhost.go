@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -50,13 +49,13 @@ type PerHost struct {
 	Failures int
 
 	mu    sync.Mutex
-	hosts map[hostKey]*hostState
+	hosts map[rules.Host]*hostState
 	sweep int // how many hosts make it worth while to look for those to forget
 }
 
 // A hostState is what a PerHost knows of a host. The PerHost's mu guards it.
 type hostState struct {
-	key      hostKey
+	key      rules.Host
 	underWay int
 	called   int // those that waited, and may begin as soon as they have their places back
 	waiting  []*turn
@@ -79,7 +78,7 @@ type turn struct {
 // Do implements [Doer].
 func (p *PerHost) Do(ctx context.Context, req *Request) (res Result) {
 	p.check()
-	h, err := p.enter(ctx, hostKeyOf(req.URL))
+	h, err := p.enter(ctx, rules.HostOf(req.URL))
 	if ctx.Err() != nil {
 		err = contextError(ctx, req)
 	}
@@ -101,7 +100,7 @@ func (p *PerHost) CloseIdleConnections() { closeIdle(p.Doer) }
 
 // enter returns the host of key when a request to it may begin, which has to leave again; or
 // nil and why it must not.
-func (p *PerHost) enter(ctx context.Context, key hostKey) (*hostState, error) {
+func (p *PerHost) enter(ctx context.Context, key rules.Host) (*hostState, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
@@ -275,13 +274,13 @@ func (e *downError) Unwrap() error {
 const remembered = 10_000
 
 // host returns the state of key's host, a new one if there is none.
-func (p *PerHost) host(key hostKey, now time.Time) *hostState {
+func (p *PerHost) host(key rules.Host, now time.Time) *hostState {
 	h := p.hosts[key]
 	if h != nil {
 		return h
 	}
 	if p.hosts == nil {
-		p.hosts = make(map[hostKey]*hostState)
+		p.hosts = make(map[rules.Host]*hostState)
 	}
 	if len(p.hosts) >= max(p.sweep, 1024) {
 		for _, h := range p.hosts {
@@ -292,7 +291,7 @@ func (p *PerHost) host(key hostKey, now time.Time) *hostState {
 		}
 		p.sweep = 2 * len(p.hosts)
 	}
-	key = hostKey{strings.Clone(key.name), strings.Clone(key.port)} // and not the whole URL
+	key = rules.Host{Name: strings.Clone(key.Name), Port: strings.Clone(key.Port)} // and not the whole URL
 	h = &hostState{key: key}
 	p.hosts[key] = h
 	return h
@@ -310,24 +309,6 @@ func (p *PerHost) forget(h *hostState, now time.Time) {
 }
 
 func (h *hostState) idle() bool { return h.underWay+h.called+len(h.waiting) == 0 }
-
-// A hostKey is the host of a URL. It need not be valid.
-type hostKey struct{ name, port string }
-
-func hostKeyOf(raw string) hostKey {
-	scheme, host, _ := strings.Cut(hostOf(raw), "://")
-	host = host[strings.LastIndexByte(host, '@')+1:]
-	port := ""
-	if i := strings.LastIndexByte(host, ':'); i > strings.LastIndexByte(host, ']') {
-		host, port = host[:i], strings.TrimLeft(host[i+1:], "0")
-	}
-	if strings.HasPrefix(host, "[") {
-		if ip, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
-			host = ip.String()
-		}
-	}
-	return hostKey{strings.ToLower(strings.TrimSuffix(host, ".")), cmp.Or(port, rules.DefaultPort(scheme))}
-}
 
 func (p *PerHost) check() {
 	p.limit()

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/assert"
+
+	"fetchbench/fetch/internal/rules"
 )
 
 // A crawl sees millions of hosts: they must not fill the memory.
@@ -59,6 +61,6 @@ func TestPerHostForgetsWhoWaited(t *testing.T) {
 		for i := range 2000 {
 			p.Do(t.Context(), &Request{URL: fmt.Sprintf("http://%d.test/", i)})
 		}
-		assert.NotContains(t, p.hosts, hostKeyOf("http://a.test/"))
+		assert.NotContains(t, p.hosts, rules.HostOf("http://a.test/"))
 	})
 }

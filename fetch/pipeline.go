@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 
+	"fetchbench/fetch/internal/rules"
 	"fetchbench/fetch/internal/wake"
 )
 
@@ -72,7 +73,7 @@ func pipelined(ctx context.Context, d BatchDoer, reqs iter.Seq[*Request], limit,
 					}
 				}
 			} else {
-				host := hostOf(r.URL)
+				host := rules.Origin(r.URL)
 				groups[host] = append(groups[host], r)
 				if len(groups[host]) == most && !start(host) {
 					return

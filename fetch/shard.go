@@ -11,6 +11,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"fetchbench/fetch/internal/rules"
 )
 
 // Shard spreads the requests over child processes of this same program, each of
@@ -408,7 +410,7 @@ func (s *supervisor) gone(c *child, err error) {
 		switch {
 		case s.ending:
 			s.take(t)
-		case !idempotent(t.Method):
+		case !rules.Idempotent(t.Method):
 			s.fail(t, fmt.Errorf("%w; the %s may have been sent, so it is not repeated", err, t.Method))
 		case t.tries >= s.shard.Attempts:
 			s.fail(t, fmt.Errorf("%w; children that ended with this request before: %d", err, t.tries-1))
@@ -525,13 +527,4 @@ func (s *supervisor) end() time.Duration {
 		}
 	}
 	return grace
-}
-
-// idempotent reports whether a request may be sent twice (RFC 9110 §9.2.2).
-func idempotent(method string) bool {
-	switch method {
-	case "", "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
-		return true
-	}
-	return false
 }

@@ -6,19 +6,6 @@ import (
 	"fetchbench/fetch/internal/rules"
 )
 
-// hostOf returns the scheme and host of an absolute URL as they are written: what
-// stands before the path. Requests with equal hostOf may share a connection.
-func hostOf(raw string) string {
-	i := strings.Index(raw, "://")
-	if i < 0 {
-		return raw
-	}
-	if end := strings.IndexAny(raw[i+3:], "/?#"); end >= 0 {
-		return raw[:i+3+end]
-	}
-	return raw
-}
-
 // safeURL returns raw without user info, query and fragment, and short enough for
 // a line of text. Where raw is odd it shows rather too little than a password. What it
 // returns it would return again: a part that was cut off may have made the rest look odd.

@@ -62,7 +62,7 @@ func TestHostOf(t *testing.T) {
 	for raw, want := range map[string]string{
 		"http://h/p": "http://h", "http://h:1?q": "http://h:1", "https://h#f": "https://h", "http://h": "http://h", "odd": "odd",
 	} {
-		assert.Equal(t, want, hostOf(raw), "%q", raw)
+		assert.Equal(t, want, rules.Origin(raw), "%q", raw)
 	}
 }
 
@@ -117,8 +117,8 @@ func FuzzURL(f *testing.F) {
 		assert.Contains(t, []string{"http", "https"}, hreq.URL.Scheme)
 		assert.Nil(t, hreq.URL.User)
 		assert.LessOrEqual(t, len(raw), rules.MaxURL)
-		require.True(t, strings.HasPrefix(raw, hostOf(raw)))
-		u, err := url.Parse(hostOf(raw))
+		require.True(t, strings.HasPrefix(raw, rules.Origin(raw)))
+		u, err := url.Parse(rules.Origin(raw))
 		require.NoError(t, err)
 		assert.Equal(t, hreq.URL.Host, strings.TrimSuffix(u.Host, ":")) // net/http removes an empty port
 		assert.Equal(t, hreq.URL.Scheme, u.Scheme)

@@ -62,3 +62,12 @@ func ReadAll(r io.Reader, most int64) ([]byte, error) {
 		}
 	}
 }
+
+// Idempotent reports whether a request with this method may be sent twice (RFC 9110 §9.2.2).
+func Idempotent(method string) bool {
+	switch method {
+	case "", "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
+		return true
+	}
+	return false
+}
