@@ -52,7 +52,7 @@ const (
 	// ErrPanic: the Doer panicked; see [PanicError].
 	ErrPanic Kind = "panic"
 	// ErrShard: a [Shard] could not start its child processes, or those that the request
-	// was handed to have ended without an answer.
+	// was handed to have ended without an answer; or the like of package jetstream's workers.
 	ErrShard Kind = "shard"
 )
 

@@ -1,0 +1,47 @@
+package jetstream_test
+
+import (
+	"fmt"
+	"testing"
+
+	"fetchbench/fetch"
+	"fetchbench/fetch/fetchtest"
+	"fetchbench/fetch/jetstream"
+	"fetchbench/fetch/wire"
+)
+
+// BenchmarkJetstream is the same strategy and engine, in this process alone (none) and by way of an embedded broker, in
+// shards of so many requests. One op is one URL; the start and the end of the broker are in it.
+func BenchmarkJetstream(b *testing.B) {
+	server := fetchtest.NewServer(b)
+	bench := func(b *testing.B, s fetch.Strategy, d fetch.Doer) {
+		f := fetch.Fetcher{Strategy: s, Doer: d}
+		before := server.Requests()
+		b.ReportAllocs()
+		n := 0
+		for r := range f.Fetch(b.Context(), urls(server, b.N)) {
+			if !r.OK() {
+				b.Fatal(r.Request.URL, r.Status, r.Err)
+			}
+			n++
+		}
+		if asked := server.Requests() - before; n != b.N || asked != b.N {
+			b.Fatalf("%d results and %d requests for %d URLs", n, asked, b.N)
+		}
+		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "urls/s")
+	}
+	for _, engine := range []struct {
+		name string
+		fetch.Doer
+	}{{"nethttp", &fetch.Client{}}, {"wire", &wire.Client{}}} {
+		b.Run("engine="+engine.name, func(b *testing.B) {
+			defer engine.Doer.(interface{ CloseIdleConnections() }).CloseIdleConnections()
+			b.Run("size=none", func(b *testing.B) { bench(b, fetch.Pool{}, engine.Doer) })
+			for _, size := range []int{1, 10, 100, 1000, 10000} {
+				b.Run(fmt.Sprintf("size=%d", size), func(b *testing.B) {
+					bench(b, jetstream.Strategy{ShardSize: size}, engine.Doer)
+				})
+			}
+		})
+	}
+}

@@ -1,0 +1,230 @@
+package jetstream
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"fetchbench/fetch"
+)
+
+// A run is one range over what Strategy.Run returns. Shards go around in it:
+//
+//	flow --queue--> publish --work stream--> workers --result stream--> collect --done--> flow
+//
+// and are in out from the publish to the collect. Whoever waits for the broker or a Store does so until ctx is
+// done, which is at the end of the loop at the latest.
+type run struct {
+	s        Strategy
+	doer     fetch.Doer
+	ctx      context.Context
+	cancel   context.CancelFunc
+	running  sync.WaitGroup
+	queue    chan *pending
+	done     chan *pending
+	total    atomic.Int64  // shards, once the input has ended
+	complete atomic.Bool   // the loop has had all results; set before cancel
+	failed   chan struct{} // closed when the run has no more use
+	once     sync.Once
+	failure  error
+
+	broker  *broker
+	conn    *conn
+	nonce   string             // of this publisher
+	claimed *nats.Subscription // by which others know that it is there
+	begun   bool               // the job is this run's
+
+	// What collect has accepted and not had the broker delete, in bytes and summaries: see forget.
+	forgettable, forgettables int
+
+	mu      sync.Mutex
+	out     map[string]*pending // by id
+	created [2]time.Time        // of the streams
+	lost    bool                // one of them, with what was there
+	resumed bool                // there may be results of an earlier run
+}
+
+// A pending shard is one without all of its results.
+type pending struct {
+	reqs      []*fetch.Request
+	partition int
+	number    int
+	recorded  bool // the manifest has one of this number
+	id        string
+	message   []byte
+
+	// The run's mu guards these, until the shard is in done.
+	answers []answer // by request
+	has     []bool   // those; nil: none, or all
+	missing int
+}
+
+func newRun(ctx context.Context, s Strategy, d fetch.Doer) *run {
+	r := &run{
+		s:      s,
+		doer:   d,
+		queue:  make(chan *pending, s.Ahead+max(1, s.Partitions)), // the flow sends no more than Ahead, and those of a flush
+		done:   make(chan *pending, 1),
+		failed: make(chan struct{}),
+		out:    make(map[string]*pending),
+		nonce:  rand.Text(),
+	}
+	r.ctx, r.cancel = context.WithCancel(ctx)
+	r.running.Go(r.serve)
+	return r
+}
+
+// wait ends the run, and all that it has begun.
+func (r *run) wait() {
+	r.cancel()
+	r.running.Wait()
+}
+
+func (r *run) fail(err error) {
+	r.once.Do(func() {
+		r.failure = err
+		close(r.failed)
+	})
+}
+
+// err returns why the run has failed, or nil.
+func (r *run) err() error {
+	select {
+	case <-r.failed:
+		return r.failure
+	default:
+		return nil
+	}
+}
+
+// serve is all of the run but the flow.
+func (r *run) serve() {
+	err := r.begin()
+	if err == nil {
+		var running sync.WaitGroup
+		for range r.s.Workers {
+			w := newWorker(Worker{Job: r.s.Job, Each: r.s.Each, Doer: r.doer, Bodies: r.s.Bodies, BodiesOver: r.s.BodiesOver, Wait: -1}, r.conn)
+			running.Go(func() {
+				err := w.run(r.ctx)
+				if err == nil {
+					err = errors.New("jetstream: another process has ended the job")
+				}
+				if r.ctx.Err() == nil {
+					r.fail(err)
+				}
+			})
+		}
+		running.Go(r.collect)
+		r.publish()
+		running.Wait()
+	}
+	if err != nil && r.ctx.Err() == nil {
+		r.fail(err)
+		<-r.ctx.Done()
+	}
+	r.end()
+}
+
+// begin connects to the broker, and sees to it that there are streams.
+func (r *run) begin() (err error) {
+	if err := r.s.Job.check(); err != nil {
+		return err
+	}
+	if r.s.Job.Address == "" {
+		if r.broker, err = startBroker(r.s.Job); err != nil {
+			return err
+		}
+	}
+	if r.conn, err = connect(r.ctx, r.s.Job, r.broker); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(r.ctx, 2*patience+time.Duration(r.s.Partitions)*100*time.Millisecond) // a cluster may be starting, too
+	defer cancel()
+	var last error
+	step := func(try func(context.Context) error) {
+		if err == nil {
+			err = r.conn.until(ctx, func(ctx context.Context) error {
+				err := try(ctx)
+				if ctx.Err() == nil {
+					last = err
+				}
+				return err
+			})
+		}
+	}
+	r.begun = r.broker != nil // nobody else's, whatever comes of it
+	step(r.ensureStreams)
+	if r.broker == nil {
+		step(r.claim)
+	}
+	r.begun = r.begun || err == nil
+	step(r.reset)
+	step(r.ensureConsumers)
+	if err != nil && last != nil && r.ctx.Err() == nil {
+		err = last
+	}
+	if err = explained(err); err != nil {
+		return fmt.Errorf("jetstream: job %s at %s: %w", r.s.Job.name(), r.s.Job.where(), err)
+	}
+	return nil
+}
+
+// end tells the workers, takes away what nobody needs any more, and closes the connection.
+func (r *run) end() {
+	if r.broker != nil {
+		r.broker.forget()
+	}
+	if r.conn != nil {
+		if r.begun {
+			r.leave()
+		}
+		r.conn.close()
+	}
+	if r.broker != nil {
+		r.broker.stop()
+	}
+}
+
+// What the workers are told.
+const (
+	toldEnd   = "end"   // the job is done
+	toldAbort = "abort" // it is not, and nobody waits for it
+)
+
+func (r *run) leave() {
+	reconnected := r.conn.reconnected()
+	if r.complete.Load() && !r.conn.nc.IsConnected() {
+		select { // it would be a pity if what nobody needs stayed there, and its workers
+		case <-reconnected:
+		case <-time.After(patience):
+		}
+	}
+	if !r.conn.nc.IsConnected() {
+		return
+	}
+	wait := farewell
+	if r.complete.Load() {
+		wait = patience
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), wait)
+	defer cancel()
+	if r.complete.Load() || r.s.Job.Name == "" {
+		_ = r.conn.delete(ctx) // what stays is a job that may be resumed
+	} else {
+		_ = r.forPartitions(func(p int) error { // no worker gets another shard
+			_, err := r.conn.PauseConsumer(ctx, r.s.Job.workStream(), consumerName(p), time.Now().AddDate(100, 0, 0))
+			return err
+		})
+		_ = r.conn.nc.Publish(r.s.Job.subject("control"), []byte(toldAbort))
+	}
+	if r.claimed != nil {
+		_ = r.claimed.Unsubscribe()
+	}
+	_ = r.conn.nc.FlushTimeout(farewell)
+}

@@ -1,0 +1,330 @@
+package jetstream
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	js "github.com/nats-io/nats.go/jetstream"
+
+	"fetchbench/fetch"
+	"fetchbench/fetch/internal/wake"
+)
+
+// A session is the time in which a worker has one run of its strategy. Shards go through it:
+//
+//	broker --pull--> shards --feed--> strategy --loop--> settle --> broker
+//
+// and are in hand from the pull until they are settled. The end of ctx ends all that waits.
+type session struct {
+	*worker
+	ctx    context.Context
+	end    context.CancelCauseFunc
+	feed   *wake.Feed[[]*held, *fetch.Request]
+	shards chan *held
+	slots  chan struct{} // for those who put bodies and settle
+	beat   time.Duration // how often the broker gets a sign of life
+	wait   time.Duration // for an answer; then it gets no more of them
+
+	mu    sync.Mutex
+	hand  map[*held]struct{}
+	moved bool      // a shard has been begun, or a request answered, since the last beat
+	last  time.Time // when that was so
+	now   time.Time // of the last look
+}
+
+// A held shard is one that the worker has.
+type held struct {
+	*nats.Msg
+	id         string
+	flags      byte
+	deliveries int
+	nonce      string // in the mark that it has been begun
+	number     int    // of that mark, from 1; 0: it has not been begun
+	reqs       []*fetch.Request
+	todo       []*fetch.Request // of these, for the strategy
+	fed        chan struct{}    // closed when it is its turn
+
+	// The session's mu guards these.
+	answers []answer
+	missing int
+	begun   bool
+	moved   bool
+	last    time.Time
+}
+
+const (
+	mostPulled = 256 // shards at once
+	settlers   = 16
+	// After so many workers have ended, or been silent, with a shard, it is cut in two; one that was cut before needs one alone;
+	// and a single request fails.
+	mostFailures       = 2
+	mostSingleFailures = 3
+)
+
+// session works until ctx is done, or it is told to stop, and returns why.
+func (w *worker) session(ctx context.Context, consumers []js.Consumer, ended, abort <-chan struct{}) error {
+	config := consumers[0].CachedInfo().Config
+	wait, _ := time.ParseDuration(config.Metadata[ackWaitKey])
+	s := &session{
+		worker: w,
+		feed:   wake.NewFeed[[]*held, *fetch.Request](1),
+		shards: make(chan *held, mostPulled*len(consumers)), // each pulls again when all it has pulled is taken
+		slots:  make(chan struct{}, settlers),
+		beat:   max(10*time.Millisecond, config.AckWait/4),
+		wait:   max(wait, config.AckWait),
+		hand:   make(map[*held]struct{}),
+		last:   time.Now(),
+	}
+	s.ctx, s.end = context.WithCancelCause(ctx)
+	var running sync.WaitGroup
+	for _, consumer := range consumers {
+		running.Go(func() { s.pull(consumer) })
+	}
+	running.Go(s.feedShards)
+	running.Go(s.beats)
+	running.Go(func() {
+		select {
+		case <-ended:
+			s.end(errEnded)
+		case <-abort:
+			s.end(errAborted)
+		case <-s.ctx.Done():
+		}
+	})
+	var settling sync.WaitGroup
+	s.loop(&settling)
+	s.end(permanentError{errors.New("jetstream: Worker.Each has ended before its input")}) // unless it has an end
+	settling.Wait()
+	running.Wait()
+	s.putBack()
+	return context.Cause(s.ctx)
+}
+
+// pull takes shards from consumer, as many as the strategy needs soon.
+func (s *session) pull(consumer js.Consumer) {
+	size := s.limit // of a shard; one at first
+	for wait := 10 * time.Millisecond; s.ctx.Err() == nil; {
+		var last *held
+		info := consumer.CachedInfo()
+		err := s.conn.pull(s.ctx, info.Stream, info.Name, max(1, min(mostPulled, s.limit/size)), func(m *nats.Msg) {
+			if h := s.take(m); h != nil {
+				last, size = h, max(1, len(h.reqs))
+			}
+		})
+		if last != nil {
+			wait = 10 * time.Millisecond
+			select {
+			case <-last.fed:
+			case <-s.ctx.Done():
+			}
+		}
+		if err == nil || s.ctx.Err() != nil {
+			continue
+		}
+		ctx, cancel := s.conn.ask(s.ctx)
+		_, err = consumer.Info(ctx)
+		cancel()
+		if errors.Is(err, js.ErrConsumerNotFound) || errors.Is(err, js.ErrStreamNotFound) {
+			s.end(errGone)
+		}
+		select {
+		case <-s.ctx.Done():
+		case <-time.After(wait):
+			wait = min(2*wait, time.Second)
+		}
+	}
+}
+
+// take makes m a held shard, or returns nil if that is in hand. There is room for it in shards.
+func (s *session) take(m *nats.Msg) *held {
+	h := &held{Msg: m, id: lastToken(m.Subject), deliveries: 1, nonce: rand.Text(), fed: make(chan struct{})}
+	if meta, err := m.Metadata(); err == nil {
+		h.deliveries = int(min(meta.NumDelivered, 1<<20))
+	}
+	if s.has(h.id) { // this process was stopped for a while, or the broker has forgotten who has it
+		_ = m.InProgress()
+		return nil
+	}
+	var err error
+	if h.flags, h.reqs, err = decodeShard(m.Data); err != nil {
+		h.reqs = nil // start tells
+	}
+	h.answers, h.missing = make([]answer, len(h.reqs)), len(h.reqs)
+	s.mu.Lock()
+	s.hand[h] = struct{}{}
+	s.mu.Unlock()
+	s.shards <- h
+	return h
+}
+
+// has reports whether a shard with this id is in hand, and gets on.
+func (s *session) has(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.look(time.Now())
+	for h := range s.hand {
+		if h.id == id && s.isAlive(h) {
+			return true
+		}
+	}
+	return false
+}
+
+func lastToken(subject string) string { return subject[strings.LastIndexByte(subject, '.')+1:] }
+
+// feedShards hands the shards to the strategy: one after the other or, if they are small, several at once.
+func (s *session) feedShards() {
+	defer s.feed.Close()
+	for {
+		var several []*held
+		select {
+		case h := <-s.shards:
+			several = append(several, h)
+			for n := len(h.reqs); n < s.limit && len(s.shards) > 0; n += len(h.reqs) { // there is no other receiver
+				h = <-s.shards
+				several = append(several, h)
+			}
+		case <-s.ctx.Done():
+			return
+		}
+		ready := make([]bool, len(several))
+		var starting sync.WaitGroup
+		for i, h := range several {
+			close(h.fed)
+			starting.Go(func() { ready[i] = s.start(h) })
+		}
+		starting.Wait()
+		var together []*held
+		for i, h := range several {
+			if ready[i] {
+				together = append(together, h)
+			}
+		}
+		if len(together) > 0 && !s.feed.Add(s.ctx, together) {
+			return
+		}
+	}
+}
+
+// loop runs the strategy until the feed is closed.
+func (s *session) loop(settling *sync.WaitGroup) {
+	type task struct {
+		*held
+		at int
+	}
+	tasks := make(map[*fetch.Request]task) // those without a result
+	var todo []*fetch.Request
+	take := func(together []*held) []*fetch.Request {
+		todo = todo[:0]
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.moved = true
+		for _, h := range together {
+			h.begun, h.moved = true, true
+			todo = append(todo, h.todo...)
+			at := 0
+			for _, r := range h.todo {
+				for h.reqs[at] != r {
+					at++
+				}
+				tasks[r] = task{h, at}
+			}
+		}
+		return todo
+	}
+	for res := range s.Each.Run(s.feed.Context(s.ctx), s.Doer, s.feed.All(take)) {
+		t, ok := tasks[res.Request]
+		if !ok {
+			continue
+		}
+		delete(tasks, res.Request)
+		s.feed.Received()
+		if s.ctx.Err() != nil {
+			continue // what it says may be so because of that
+		}
+		res.Attempts += t.number - 1
+		a := answer{Result: res}
+		large := s.Bodies != nil && len(a.Body) > s.BodiesOver
+		if !large && !s.answer(t.held, t.at, a) {
+			continue
+		}
+		select { // while there is no slot, the strategy waits
+		case s.slots <- struct{}{}:
+			settling.Go(func() {
+				defer func() { <-s.slots }()
+				if large {
+					s.putBody(t.held, t.at, &a)
+					if !s.answer(t.held, t.at, a) {
+						return
+					}
+				}
+				s.settle(t.held)
+			})
+		case <-s.ctx.Done():
+		}
+	}
+}
+
+// answer notes the answer of a request of h, and reports whether it is the last.
+func (s *session) answer(h *held, at int, a answer) bool {
+	a.Request = nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h.answers[at] = a
+	h.missing--
+	h.moved, s.moved = true, true
+	return h.missing == 0
+}
+
+// beats tells the broker, for each shard in hand that gets on, that it does.
+func (s *session) beats() {
+	ticker := time.NewTicker(s.beat)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-s.ctx.Done():
+			return
+		case now := <-ticker.C:
+			s.mu.Lock()
+			s.look(now)
+			var alive []*held
+			for h := range s.hand {
+				if s.isAlive(h) {
+					alive = append(alive, h)
+				}
+			}
+			s.mu.Unlock()
+			for _, h := range alive {
+				_ = h.InProgress() // if it is lost, so is the connection
+			}
+		}
+	}
+}
+
+// look notes when something moved: that is cheaper than to ask what time it is for each answer. The session's mu is held.
+func (s *session) look(now time.Time) {
+	s.now = now
+	if s.moved {
+		s.moved, s.last = false, now
+	}
+	for h := range s.hand {
+		if h.moved {
+			h.moved, h.last = false, now
+		}
+	}
+}
+
+// isAlive reports whether h has been begun, or something of it answered, not long before the last look, or whether it waits for
+// others of which that can be said. The session's mu is held.
+func (s *session) isAlive(h *held) bool {
+	last := h.last
+	if !h.begun {
+		last = s.last
+	}
+	return s.now.Sub(last) < s.wait-s.beat
+}
