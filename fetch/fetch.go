@@ -32,7 +32,8 @@ type Request struct {
 type Result struct {
 	// Request is the request that this is the outcome of.
 	Request *Request
-	// Status is the HTTP status code, or 0 if no response came.
+	// Status is the HTTP status code, or 0 if no response came. With an error it may be that of the last
+	// redirect, if no response came from where that leads to.
 	Status int
 	// Body is the response's body, decoded. It is the caller's to keep.
 	Body []byte
@@ -43,7 +44,7 @@ type Result struct {
 	// (RFC 9112 §8), so that a part of it may be missing. [Client] also sets it for a
 	// body in gzip after which the server closes the connection, length or not.
 	Unverified bool
-	// Attempts counts the requests sent, retries included. A child of a [Shard] that ended
+	// Attempts counts the requests sent, retries included, but not those that redirects lead to. A child of a [Shard] that ended
 	// without an answer counts as one, whether it had sent the request or not.
 	Attempts int
 	// Duration is the service time of the last attempt: from the moment a worker

@@ -29,7 +29,8 @@ import (
 // one from time to time that finds out whether it is back: after a second, then after twice
 // as long each time, up to MaxPark.
 //
-// What a redirect leads to is not looked at. A Doer within a PerHost must not use the same
+// What a redirect leads to is not looked at: that a host redirects is a sign of life, whatever comes of it; only
+// a Retry-After counts, wherever it comes from. A Doer within a PerHost must not use the same
 // PerHost. A PerHost may be used by several goroutines at once, and must not be copied or changed
 // after its first use. The zero value is ready. It forgets hosts that nothing has to
 // be remembered of.

@@ -271,6 +271,8 @@ func TestPerHostProbe(t *testing.T) {
 func TestPerHostSignsOfDeath(t *testing.T) {
 	timeoutInBody := failure(fetch.ErrTimeout, nil)
 	timeoutInBody.Status = 200
+	afterRedirect := failure(fetch.ErrDial, nil)
+	afterRedirect.Status = 302
 	for name, c := range map[string]struct {
 		failures int
 		answers  []fetch.Result
@@ -280,6 +282,7 @@ func TestPerHostSignsOfDeath(t *testing.T) {
 		"DNS":                 {0, []fetch.Result{failure(fetch.ErrDNS, nil)}, true},
 		"timeout":             {0, []fetch.Result{failure(fetch.ErrTimeout, nil)}, true},
 		"timeout in a body":   {0, []fetch.Result{timeoutInBody}, false},
+		"after a redirect":    {0, []fetch.Result{afterRedirect}, false},
 		"reset":               {0, []fetch.Result{failure(fetch.ErrReset, nil)}, false},
 		"TLS":                 {0, []fetch.Result{failure(fetch.ErrTLS, nil)}, false},
 		"protocol":            {0, []fetch.Result{failure(fetch.ErrProtocol, nil)}, false},

@@ -86,11 +86,11 @@ func TestClientAllowEverywhere(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			client := tidy(t, &fetch.Client{Allow: allow, Transport: transport})
-			for _, url := range []string{inside.URL, outside.URL} {
+			for url, status := range map[string]int{inside.URL: 0, outside.URL: http.StatusFound} {
 				res := get(t, client, url)
 				assert.ErrorIs(t, res.Err, fetch.ErrAddress)
 				assert.ErrorIs(t, res.Err, refused)
-				assert.Zero(t, res.Status)
+				assert.Equal(t, status, res.Status)
 			}
 			assert.Zero(t, arrived.Load())
 		})

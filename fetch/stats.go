@@ -32,7 +32,7 @@ type Snapshot struct {
 	URLs, OK int64
 	// Errors counts the results with an Err by their [Kind]; "" stands for errors without one.
 	Errors map[Kind]int64
-	// Statuses counts the responses by their status, whole ones and those whose body failed.
+	// Statuses counts the responses by their status, whole ones and those that an error came after: see Result.Status.
 	Statuses map[int]int64
 	// Retries is the number of requests sent beyond the first for each URL.
 	Retries int64

@@ -36,7 +36,7 @@ import (
 //     as it is whatever is fetched next. Unverified is set if nothing but the end of the
 //     connection told where the body ends, and only then.
 //  3. What is not a whole answer is an error of the [fetch.Kind] that [fetch.KindOf] finds, and
-//     no part of a body comes with it. Its Status is that of the last whole head, or 0. Its text is one
+//     no part of a body comes with it. Its Status is that of the last whole head, which may be a redirect's, or 0. Its text is one
 //     line, without the user info or query of a URL, and without the value of a header field.
 //  4. What cannot be sent is an [fetch.ErrBadURL] before any I/O: Attempts is 0. Otherwise it is 1 or more.
 //  5. User info in a URL is not sent. The caller's header fields, Host included, go to the origin

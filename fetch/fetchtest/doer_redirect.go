@@ -64,8 +64,8 @@ func redirectCases() []doerCase {
 		bad("port 0", "http://127.0.0.1:0/"),
 		bad("port 65536", "http://127.0.0.1:65536/"),
 		bad("a URL of more than 64 KiB", "/"+strings.Repeat("x", 64<<10)),
-		{name: "to where nobody is", answer: redirect(302, "http://127.0.0.1:1/?{secret}"), kind: fetch.ErrDial},
-		{name: "to what is closed at once", answer: redirect(302, "http://{here}/hop?http://127.0.0.1:1/"), kind: fetch.ErrDial},
+		{name: "to where nobody is", answer: redirect(302, "http://127.0.0.1:1/?{secret}"), kind: fetch.ErrDial, status: 302},
+		{name: "to what is closed at once", answer: redirect(302, "http://{here}/hop?http://127.0.0.1:1/"), kind: fetch.ErrDial, status: 307},
 
 		{name: "http to https", https: true, answer: redirect(302, "https://{secure}/a"), arrives: "GET https://{secure}/a"},
 		{name: "https to https", https: true, url: "https://{secure}/case", answer: redirect(302, "/a"), arrives: "GET https://{secure}/a"},

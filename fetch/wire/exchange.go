@@ -199,11 +199,11 @@ func (x *exchange) receive(conn *conn) (again, keep bool, err error) {
 		return false, false, errHeadTooLarge
 	}
 	conn.limit, conn.rolling = -1, true
-	x.result.Status = a.status
 	hasBody := rules.HasBody(x.method, a.status)
 	if hasBody && a.length < 0 {
 		return x.receiveOdd(conn, begun)
 	}
+	x.result.Status = a.status
 	n := a.length
 	if !hasBody {
 		n = 0
@@ -254,7 +254,6 @@ func (x *exchange) receive(conn *conn) (again, keep bool, err error) {
 func (x *exchange) receiveOdd(conn *conn, begun int64) (again, keep bool, err error) {
 	limits := &x.client.limits
 	conn.rolling = false
-	x.result.Status = 0
 	hreq := &http.Request{Method: x.method}
 	var resp *http.Response
 	for informational := true; informational; {
@@ -358,7 +357,6 @@ func (x *exchange) follow(header http.Header) (again bool, err error) {
 		if t, err = targetOf(next.URL); err == nil {
 			x.hop, x.target = next, t
 			x.hops++
-			x.forget()
 			x.method, x.header, x.host = next.Method, next.Header, withoutZone(next.Host)
 			x.closes = asksToClose(x.header)
 			if !next.Body {
