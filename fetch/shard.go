@@ -288,6 +288,9 @@ func (s *supervisor) startAll() {
 	if s.failure == nil && isChild {
 		s.failure = errChild
 	}
+	if s.failure == nil && !shardMainCalled.Load() {
+		s.failure = errHandshake
+	}
 	if s.failure != nil {
 		return
 	}

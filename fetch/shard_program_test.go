@@ -28,12 +28,6 @@ const programEnv = "FETCH_TEST_PROGRAM"
 
 var programs = map[string]func(){
 	"no ShardMain": func() { fetchAndPrint(context.Background(), "http://ok.test/") },
-	"no ShardMain in a server": func() {
-		if isChild {
-			time.Sleep(time.Hour)
-		}
-		fetchAndPrint(context.Background(), "http://ok.test/")
-	},
 	"late": func() {
 		for range 1000 {
 			fmt.Println("printed before ShardMain")
@@ -129,23 +123,13 @@ func output(t *testing.T, cmd *exec.Cmd) (stdout, stderr string) {
 	return out.String(), err.String()
 }
 
-// A program that does not call ShardMain is told so, soon, and does not fork without end.
+// A program that does not call ShardMain is told so, and is not run again.
 func TestShardWithoutShardMain(t *testing.T) {
-	for name, long := range map[string]bool{"no ShardMain": false, "no ShardMain in a server": true} {
-		t.Run(name, func(t *testing.T) {
-			if long && testing.Short() {
-				t.Skip("the handshake takes 5 s to fail")
-			}
-			out, stderr := output(t, program(t.Context(), name))
-			assert.Contains(t, out, "result 0 fetch: http://ok.test/: shard: ")
-			assert.Contains(t, out, "call fetch.ShardMain(doer) first thing in main")
-			assert.Equal(t, 1, strings.Count(out, "result "))
-			if !long { // the children are told that they are
-				assert.LessOrEqual(t, strings.Count(stderr, "printed by init"), 3, "children of children")
-				assert.Contains(t, stderr, "this process is itself the child of a Shard")
-			}
-		})
-	}
+	out, stderr := output(t, program(t.Context(), "no ShardMain"))
+	assert.Contains(t, out, "result 0 fetch: http://ok.test/: shard: ")
+	assert.Contains(t, out, "call fetch.ShardMain(doer) first thing in main")
+	assert.Equal(t, 1, strings.Count(out, "result "))
+	assert.Equal(t, 1, strings.Count(out+stderr, "printed by init"))
 }
 
 // A child that fails to start does not stay away for the whole run.

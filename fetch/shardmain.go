@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"fetchbench/fetch/internal/wake"
@@ -23,11 +24,13 @@ import (
 // [DefaultClient].
 //
 // A child has the arguments and the environment of its parent, so d may be made of either;
-// parsing flags for it is what may come before the call. Without the call, the children would
-// run the program once more: they are killed after 5 s, and cannot have children of their own.
+// parsing flags for it is what may come before the call. Without the call a Shard fails at once,
+// since its children would run the program once more. One that does not come to the call within 5 s is
+// killed, and none can have children of its own.
 //
 // A child does not end by an interrupt from the terminal, but leaves that to its parent.
 func ShardMain(d Doer) {
+	shardMainCalled.Store(true)
 	in, out, ok := shardPipes()
 	if !ok {
 		return
@@ -50,6 +53,9 @@ func ShardMain(d Doer) {
 	}
 	code = 0
 }
+
+// shardMainCalled: the children of this process will come to ShardMain, too.
+var shardMainCalled atomic.Bool
 
 // orphanGrace is what a Doer has to notice that its context is done, when the parent is gone.
 const orphanGrace = 500 * time.Millisecond
