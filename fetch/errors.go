@@ -117,14 +117,15 @@ func causeText(err error) string {
 type PanicError struct {
 	// URL is the request's, safe to show, as in [Error].
 	URL string
-	// Value is what the Doer panicked with; in a child of a [Shard], the text of that.
+	// Value is what the Doer panicked with; in a child of a [Shard], the text of that. The error's text has
+	// it in one line, and otherwise as it is: no more secret than the Doer keeps it.
 	Value any
 	// Stack is the stack of the panic, as [runtime/debug.Stack] formats it.
 	Stack []byte
 }
 
 func (e *PanicError) Error() string {
-	return fmt.Sprintf("fetch: %s: panic: %v", safeURL(e.URL), e.Value)
+	return fmt.Sprintf("fetch: %s: panic: %s", safeURL(e.URL), rules.Shorten(fmt.Sprint(e.Value), 512))
 }
 
 // Unwrap returns an *Error of kind ErrPanic, whose cause is the Value if that is an error.
