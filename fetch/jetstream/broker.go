@@ -42,7 +42,7 @@ func startBroker(j Job) (*broker, error) {
 	if dir == "" {
 		dir, err = os.MkdirTemp("", "fetch-jetstream-")
 		b.temp = dir
-	} else if err = os.MkdirAll(dir, 0o777); err == nil {
+	} else if err = os.MkdirAll(dir, 0o700); err == nil {
 		b.lock, err = lockFile(filepath.Join(dir, "lock"))
 	}
 	if err != nil {
@@ -93,6 +93,11 @@ func (b *broker) stop() {
 	}
 	if b.temp != "" {
 		os.RemoveAll(b.temp)
+	} else { // nats-server removes streams that are deleted by and by, and not if it ends before
+		streams, _ := filepath.Glob(filepath.Join(b.job.Dir, "jetstream", "*", "streams", ".fetch-*"))
+		for _, deleted := range streams {
+			os.RemoveAll(deleted)
+		}
 	}
 	if b.lock != nil {
 		b.lock.Close()

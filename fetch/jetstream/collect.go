@@ -1,6 +1,7 @@
 package jetstream
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
@@ -105,10 +106,22 @@ func (r *run) collectOne(m js.Msg, expected, next *uint64) {
 	}
 	id := lastToken(m.Subject())
 	s, err := r.open(id, m.Data())
+	if err == nil && s == nil {
+		r.mu.Lock()
+		p := r.out[rootOf(id)]
+		r.mu.Unlock()
+		if p != nil {
+			err = r.sendAgain(p, id)
+		}
+	}
 	if err != nil {
 		if r.ctx.Err() == nil {
 			r.fail(fmt.Errorf("jetstream: the results of a shard: %w", err))
 		}
+		return
+	}
+	if s == nil {
+		_ = m.NakWithDelay(time.Second) // if it is there after all, it comes again
 		return
 	}
 	r.failUnlessDone(r.settle(id, s))
@@ -160,7 +173,8 @@ func (c *conn) get(ctx context.Context, subject string) ([]byte, error) {
 }
 
 // open decodes a summary, and gets its chunks if it has any. One that is no summary answers its shard by errors. It
-// returns an error if ctx is done, or the broker does not answer.
+// returns an error if ctx is done, or the broker does not answer; and nil if the broker has lost the chunks, and not this summary with
+// them any more.
 func (r *run) open(id string, data []byte) (*summary, error) {
 	s, err := decodeSummary(data)
 	if err == nil && s.form == summaryChunks {
@@ -168,25 +182,34 @@ func (r *run) open(id string, data []byte) (*summary, error) {
 		for i := range s.chunks {
 			begun := time.Now()
 			err = r.conn.until(r.ctx, func(ctx context.Context) error {
-				data, err := r.conn.get(ctx, chunkSubject(r.s.Job, id, s.nonce, i))
-				if errors.Is(err, js.ErrMsgNotFound) && time.Since(begun) > patience { // a replica may be behind
+				chunk, err := r.conn.get(ctx, chunkSubject(r.s.Job, id, s.nonce, i))
+				switch {
+				case isGone(err):
 					return permanentError{errNoChunk}
+				case errors.Is(err, js.ErrMsgNotFound):
+					if stands, sequence := r.stands(ctx, id, data); !stands {
+						return permanentError{errNoChunk}
+					} else if time.Since(begun) > patience { // or a replica is behind
+						r.remove(ctx, sequence)
+						return permanentError{errNoChunk}
+					}
 				}
-				whole = append(whole, data...)
+				whole = append(whole, chunk...)
 				return err
 			})
 			if err != nil {
 				break
 			}
 		}
-		if err != nil && err != errNoChunk {
+		if err == errNoChunk {
+			return nil, nil
+		}
+		if err != nil {
 			return nil, err
 		}
-		if err == nil {
-			nonce := s.nonce
-			if s, err = decodeSummary(whole); err == nil {
-				s.nonce = nonce
-			}
+		nonce := s.nonce
+		if s, err = decodeSummary(whole); err == nil {
+			s.nonce = nonce
 		}
 	}
 	if err == nil && s.form == summaryChunks {
@@ -199,6 +222,26 @@ func (r *run) open(id string, data []byte) (*summary, error) {
 }
 
 var errNoChunk = errors.New("a part of them is not there")
+
+// stands reports whether the summary that the broker has for a shard is this one, and its sequence number.
+func (r *run) stands(ctx context.Context, id string, data []byte) (bool, uint64) {
+	stream, err := r.conn.Stream(ctx, r.s.Job.resultStream())
+	if err != nil {
+		return !isGone(err), 0
+	}
+	m, err := stream.GetLastMsgForSubject(ctx, r.s.Job.subject("result", id))
+	if err != nil {
+		return !isGone(err) && !errors.Is(err, js.ErrMsgNotFound), 0
+	}
+	return bytes.Equal(m.Data, data), m.Sequence
+}
+
+// remove has the broker delete the summary with this number, so that there can be another.
+func (r *run) remove(ctx context.Context, sequence uint64) {
+	if stream, err := r.conn.Stream(ctx, r.s.Job.resultStream()); err == nil && sequence > 0 {
+		_ = stream.DeleteMsg(ctx, sequence)
+	}
+}
 
 func chunkSubject(j Job, id, nonce string, i int) string {
 	return j.subject("chunk", id, nonce, strconv.Itoa(i))

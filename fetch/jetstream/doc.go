@@ -28,11 +28,14 @@
 // [Strategy.AckWait], before its shard is answered: no more requests than there were redeliveries, times
 // [Strategy.ShardSize]. What must not be repeated (a POST) is not: if its shard is delivered again it fails
 // with [fetch.ErrShard]. A shard that has cost two workers is cut in two, and its halves in turn, until the
-// request that kills workers stands alone; that one fails, after three, and the others are fetched.
+// request that kills workers stands alone; that one fails, after three, the last of which had nothing else to do, and the others
+// are fetched.
 //
 // The truth is the manifest: what is to be done is what stands there without a summary. With a manifest a job can be resumed after
 // anything, the loss of the broker's disk included; without one, as long as the broker has its files. To resume
-// is to make the same call again, with the same input.
+// is to make the same call again, with the same input, in the same order. If the manifest sees that it is another, that is an
+// [ErrJob]. An input with pauses, or Partitions, may make other shards the next time: with a manifest requests that must not be repeated
+// fail then rather than being sent twice; without one, take neither for those.
 //
 // # The contract of a Strategy
 //

@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -141,7 +142,6 @@ func TestAckWaitIsForSilence(t *testing.T) {
 	f := fetch.Fetcher{Strategy: jetstream.Strategy{Job: job, ShardSize: 10, AckWait: time.Minute}}
 	killed := make(chan struct{})
 	complete(t, after(f.Fetch(t.Context(), urls(server, 50)), 10, func() {
-		assert.Equal(t, 0, server.Requests()%5)
 		worker.Process.Kill()
 		go func() {
 			defer close(killed)
@@ -215,11 +215,7 @@ type brokerProcess struct {
 }
 
 func startBroker(t *testing.T) *brokerProcess {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	port := l.Addr().(*net.TCPAddr).Port
-	l.Close()
-	b := &brokerProcess{role: role{Role: "broker", Port: port, Dir: filepath.Join(t.TempDir(), "store")}}
+	b := &brokerProcess{role: role{Role: "broker", Port: freePort(t), Dir: filepath.Join(t.TempDir(), "store")}}
 	b.process = start(t, b.role)
 	return b
 }
@@ -237,18 +233,26 @@ func (b *brokerProcess) crash(t *testing.T, lost bool) {
 }
 
 func TestBrokerKilled(t *testing.T) {
-	for _, lost := range []bool{false, true} {
-		t.Run(fmt.Sprintf("lost=%v", lost), func(t *testing.T) {
+	for _, c := range []struct {
+		lost        bool
+		size, ahead int
+	}{
+		{lost: false, size: 50, ahead: 20},
+		{lost: true, size: 50, ahead: 20},
+		{lost: true, size: 500, ahead: 1}, // nothing is being published that would tell of the loss
+	} {
+		t.Run(fmt.Sprintf("lost=%v/ahead=%d", c.lost, c.ahead), func(t *testing.T) {
 			server := fetchtest.NewServer(t, fetchtest.Latency(2*time.Millisecond))
 			broker := startBroker(t)
 			job := jetstream.Job{Name: jobName(t), Address: broker.address()}
 			working(t, job, 2)
-			f := fetch.Fetcher{Strategy: jetstream.Strategy{Job: job, ShardSize: 50, AckWait: time.Second, Ahead: 20}}
+			f := fetch.Fetcher{Strategy: jetstream.Strategy{Job: job, ShardSize: c.size, AckWait: time.Second, Ahead: c.ahead}}
 			crashed := make(chan struct{})
 			complete(t, after(f.Fetch(t.Context(), urls(server, 6000)), 1500, func() {
 				go func() { // the loop goes on meanwhile
 					defer close(crashed)
-					broker.crash(t, lost)
+					time.Sleep(50 * time.Millisecond) // they are in the midst of the next shards
+					broker.crash(t, c.lost)
 				}()
 			}), 6000)
 			<-crashed
@@ -313,6 +317,46 @@ func TestResumeEmbedded(t *testing.T) {
 			assert.LessOrEqual(t, server.Requests()-3000, 3*12*50, "requests in vain: those of shards that were under way")
 		})
 	}
+}
+
+// A job that is called with other requests than it began with says so, and fetches nothing.
+func TestResumeWithAnotherInput(t *testing.T) {
+	server := fetchtest.NewServer(t)
+	run := func(t *testing.T, manifest jetstream.Dir, indexes ...int) iter.Seq[fetch.Result] {
+		s := jetstream.Strategy{Job: jetstream.Job{Name: "changed", Manifest: manifest}, ShardSize: 2}
+		f := fetch.Fetcher{Strategy: s, Doer: &wire.Client{}}
+		return f.Fetch(t.Context(), func(yield func(fetch.Request) bool) {
+			for _, i := range indexes {
+				if !yield(fetch.Request{URL: server.Ping(i)}) {
+					return
+				}
+			}
+		})
+	}
+	for name, input := range map[string][]int{
+		"order": {0, 1, 4, 5, 2, 3, 6},
+		"first": {9, 0, 1, 2, 3, 4, 5, 6},
+	} {
+		t.Run(name, func(t *testing.T) {
+			manifest := jetstream.Dir(t.TempDir())
+			complete(t, run(t, manifest, 0, 1, 2, 3, 4, 5, 6), 7)
+			before := server.Requests()
+			var failed error
+			for r := range run(t, manifest, input...) {
+				failed = cmp.Or(failed, r.Err)
+			}
+			assert.ErrorIs(t, failed, jetstream.ErrJob)
+			assert.ErrorContains(t, failed, "the input has not the requests that it had")
+			assert.Equal(t, before, server.Requests())
+		})
+	}
+	t.Run("more", func(t *testing.T) { // that is no harm
+		manifest := jetstream.Dir(t.TempDir())
+		complete(t, run(t, manifest, 0, 1, 2, 3, 4), 5)
+		before := server.Requests()
+		complete(t, run(t, manifest, 0, 1, 2, 3, 4, 5, 6), 7)
+		assert.Equal(t, before+2, server.Requests())
+	})
 }
 
 // A job goes on with other shards than it began with: what the manifest has is as large as it was. And though results are missing
@@ -392,6 +436,18 @@ func TestManifestFails(t *testing.T) {
 	assert.Positive(t, failed)
 	for r := range fetchAll(&storeFuncs{put: dir.Put, get: func(context.Context, string) ([]byte, error) { panic("odd") }}) {
 		assert.ErrorContains(t, r.Err, "the manifest: the Store panicked: odd")
+	}
+	assert.Equal(t, 1000, server.Requests())
+	// What cannot be written down is not fetched: a run that comes later would not know of it.
+	another := fetch.Fetcher{Strategy: jetstream.Strategy{Job: jetstream.Job{Name: "full", Manifest: &storeFuncs{get: dir.Get, put: func(_ context.Context, name string, _ []byte) error {
+		if strings.Contains(name, "/shards/") {
+			return errors.New("the disk is full")
+		}
+		return nil
+	}}}}, Doer: &wire.Client{}}
+	for r := range another.Fetch(t.Context(), urls(server, 10)) {
+		assert.ErrorIs(t, r.Err, jetstream.ErrJob)
+		assert.ErrorContains(t, r.Err, "the manifest: the disk is full")
 	}
 	assert.Equal(t, 1000, server.Requests())
 }
@@ -478,32 +534,39 @@ func TestPostResume(t *testing.T) {
 
 // A program that has all in one process, and dies of a request, gets over it if it is started again and again.
 func TestPoisonEmbedded(t *testing.T) {
-	server := fetchtest.NewServer(t)
-	r := role{Role: "alone", Name: "alone", Dir: t.TempDir(), URL: server.URL, URLs: 40, ShardSize: 10, Poison: 17}
-	deaths := 0
-	var lines []string
-	for ; deaths < 20; deaths++ {
-		p := start(t, r)
-		lines = nil
-		for line := range p.lines {
-			lines = append(lines, line)
-		}
-		if p.Wait() == nil {
-			break
-		}
-	}
-	assert.Equal(t, 2+2+3, deaths, "twice for 10 requests, once for 5 and 3, say, and three times for the one")
-	require.Len(t, lines, 40)
-	for _, line := range lines {
-		var index int
-		var text string
-		_, err := fmt.Sscanf(line, "result %d %s", &index, &text)
-		require.NoError(t, err, line)
-		if index == r.Poison {
-			assert.Contains(t, line, "with this request: 3")
-		} else {
-			assert.Equal(t, "<nil>", text, "request %d", index)
-		}
+	for _, c := range []struct{ size, poison, deaths int }{
+		{10, 17, 2 + 2 + 3}, // twice for 10 requests, once for 5 and 3, and three times for the one
+		{1, 0, 3},           // and nobody dies with it for being performed at the same time
+	} {
+		t.Run(fmt.Sprintf("size=%d", c.size), func(t *testing.T) {
+			server := fetchtest.NewServer(t, fetchtest.Latency(20*time.Millisecond))
+			r := role{Role: "alone", Name: "alone", Dir: t.TempDir(), URL: server.URL, URLs: 40, ShardSize: c.size, Poison: c.poison}
+			deaths := 0
+			var lines []string
+			for ; deaths < 20; deaths++ {
+				p := start(t, r)
+				lines = nil
+				for line := range p.lines {
+					lines = append(lines, line)
+				}
+				if p.Wait() == nil {
+					break
+				}
+			}
+			assert.Equal(t, c.deaths, deaths)
+			require.Len(t, lines, 40)
+			for _, line := range lines {
+				var index int
+				var text string
+				_, err := fmt.Sscanf(line, "result %d %s", &index, &text)
+				require.NoError(t, err, line)
+				if index == c.poison {
+					assert.Contains(t, line, "with this request: 3")
+				} else {
+					assert.Equal(t, "<nil>", text, line)
+				}
+			}
+		})
 	}
 }
 
@@ -573,6 +636,29 @@ func cutting(t *testing.T, address string, every time.Duration) string {
 	return "nats://" + l.Addr().String()
 }
 
+// A publisher that is stopped until the broker has given it up, and goes on when another one has taken over, leaves the job to that.
+func TestPublisherOusted(t *testing.T) {
+	server := fetchtest.NewServer(t, fetchtest.Latency(time.Millisecond))
+	job := jetstream.Job{Name: jobName(t), Address: listening(t, func(o *natsserver.Options) {
+		o.PingInterval, o.MaxPingsOut = 500*time.Millisecond, 2
+	})}
+	working(t, job, 2)
+	first := start(t, role{Role: "publisher", Name: job.Name, Address: job.Address, URL: server.URL, URLs: 5000, ShardSize: 50, AckWait: time.Second})
+	for range 500 {
+		first.next(t)
+	}
+	require.NoError(t, first.Process.Signal(syscall.SIGSTOP))
+	f := fetch.Fetcher{Strategy: jetstream.Strategy{Job: job, ShardSize: 50, AckWait: time.Second, Ahead: 8}}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	complete(t, after(f.Fetch(ctx, numbered(server.URL, 5000)), 1000, func() {
+		require.NoError(t, first.Process.Signal(syscall.SIGCONT))
+		for line := range first.lines { // until it has ended
+			_ = line
+		}
+	}), 5000)
+}
+
 func TestPublisherKilled(t *testing.T) {
 	server := fetchtest.NewServer(t, fetchtest.Latency(time.Millisecond))
 	job := jetstream.Job{Name: jobName(t), Address: listening(t)}
@@ -585,6 +671,11 @@ func TestPublisherKilled(t *testing.T) {
 	for r := range f.Fetch(t.Context(), numbered(server.URL, 1)) {
 		assert.ErrorContains(t, r.Err, "job TestPublisherKilled at nats://127.0.0.1:")
 		assert.ErrorContains(t, r.Err, "another process is running it: a job may have only one publisher")
+	}
+	require.NoError(t, publisher.Process.Signal(syscall.SIGSTOP))
+	for r := range f.Fetch(t.Context(), numbered(server.URL, 1)) {
+		assert.ErrorIs(t, r.Err, jetstream.ErrJob)
+		assert.ErrorContains(t, r.Err, "another process is running it, which does not answer")
 	}
 	publisher.Process.Kill()
 	publisher.Wait()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 
 	"fetchbench/fetch"
@@ -34,11 +35,12 @@ type flow struct {
 // A partial is a shard that is not full.
 type partial struct {
 	reqs     []*fetch.Request
-	bytes    int  // about so many
-	number   int  // of it in its partition
-	size     int  // how many requests make it full; 0: that is not known yet
-	recorded bool // the manifest says so
-	missing  int  // how many numbers in a row it has not had
+	bytes    int    // about so many
+	number   int    // of it in its partition
+	size     int    // how many requests make it full; 0: that is not known yet
+	recorded string // the id of the one that the manifest has; "": none
+	astray   bool   // one was sent before it was as large as the manifest's, in a pause: later ones are others, too
+	missing  int    // how many numbers in a row it has not had
 }
 
 // manyMissing is how many numbers in a row the manifest has not, when it is not asked for more.
@@ -99,13 +101,13 @@ func (f *flow) take(r *fetch.Request) {
 		recorded := 0
 		if p.missing < manyMissing {
 			var err error
-			recorded, err = f.recorded(n, p.number)
+			recorded, p.recorded, err = f.recorded(n, p.number)
 			f.failUnlessDone(err)
 			if p.missing++; recorded > 0 {
 				p.missing = 0
 			}
 		}
-		p.size, p.recorded = cmp.Or(recorded, f.s.ShardSize), recorded > 0
+		p.size = cmp.Or(recorded, f.s.ShardSize)
 	}
 	bytes := len(r.URL) + len(r.Body) + 64
 	for name, values := range r.Header {
@@ -113,7 +115,7 @@ func (f *flow) take(r *fetch.Request) {
 			bytes += len(name) + len(v) + 8
 		}
 	}
-	if !p.recorded && len(p.reqs) > 0 && p.bytes+bytes > shardBytes {
+	if p.recorded == "" && len(p.reqs) > 0 && p.bytes+bytes > shardBytes {
 		f.send(n)
 		f.take(r)
 		return
@@ -128,8 +130,9 @@ func (f *flow) take(r *fetch.Request) {
 // send hands the partial shard of partition n to the publisher.
 func (f *flow) send(n int) {
 	p := &f.partial[n]
-	s := &pending{reqs: p.reqs, partition: n, number: p.number, recorded: p.recorded}
-	*p = partial{number: p.number + 1, missing: p.missing}
+	full := len(p.reqs) == p.size
+	s := &pending{reqs: p.reqs, partition: n, number: p.number, recorded: p.recorded, strict: full && !p.astray, astray: p.astray}
+	*p = partial{number: p.number + 1, missing: p.missing, astray: p.astray || p.recorded != "" && !full}
 	f.sent[s] = struct{}{}
 	f.queue <- s // there is room for all that may be out
 }
@@ -242,7 +245,14 @@ func (f *flow) takeBody(a *answer) {
 			f.bodies = append(f.bodies, b)
 			f.running.Go(func() {
 				defer close(b.done)
-				b.data, b.err = get(f.ctx, f.s.Bodies, name)
+				var missing error // for good
+				b.err = persist(f.ctx, func() (err error) {
+					if b.data, err = get(f.ctx, f.s.Bodies, name); errors.Is(err, fs.ErrNotExist) {
+						missing, err = err, nil
+					}
+					return err
+				})
+				b.err = cmp.Or(b.err, missing)
 			})
 		}
 		f.begun++

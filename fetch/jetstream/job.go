@@ -32,7 +32,8 @@ type Job struct {
 	// one of them. 0 means 1: messages are on one broker's disk. It is for the run that begins the job.
 	Replicas int
 	// Manifest is where the publisher writes down its shards, and their results as they come. What stands there is
-	// not fetched again, whatever the broker has lost. nil means nowhere. Workers do not use it.
+	// not fetched again, whatever the broker has lost. What cannot be written down, in three attempts, is not fetched: that is an
+	// ErrJob. nil means nowhere. Workers do not use it.
 	Manifest Store
 }
 

@@ -10,7 +10,7 @@ import (
 
 // lockFile returns the file, locked as long as it is open, so that two brokers do not use one directory.
 func lockFile(name string) (*os.File, error) {
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o666)
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}

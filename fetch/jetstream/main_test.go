@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -76,10 +78,12 @@ func (r role) play() {
 		if r.DieBeforeAck {
 			jetstream.BeforeAck(func(string) { dieNow() })
 		}
+		w := jetstream.Worker{Job: job, Each: fetch.Pool{Workers: r.Pool}, Doer: poisonable(&wire.Client{}), Wait: 20 * time.Second}
+		if r.Dir != "" {
+			w.Bodies, w.BodiesOver = jetstream.Dir(r.Dir), 1000
+		}
 		fmt.Println("ready")
-		err := jetstream.Work(context.Background(), jetstream.Worker{
-			Job: job, Each: fetch.Pool{Workers: r.Pool}, Doer: poisonable(&wire.Client{}), Wait: 20 * time.Second,
-		})
+		err := jetstream.Work(context.Background(), w)
 		fmt.Println("ended:", err)
 		if err == nil {
 			memory()
@@ -184,10 +188,30 @@ func (p *process) next(t *testing.T) string {
 	}
 }
 
-// listening starts a broker in this process that others can reach, and returns its address.
-func listening(t *testing.T) string {
+// freePort returns a port of this machine that nothing listens on. It is none of those that connections are given, so that none
+// takes it while a broker is started again.
+func freePort(t *testing.T) int {
 	t.Helper()
-	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true})
+	for range 100 {
+		port := 10_000 + rand.IntN(20_000)
+		l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", port))
+		if err == nil {
+			l.Close()
+			return port
+		}
+	}
+	require.Fail(t, "no free port")
+	return 0
+}
+
+// listening starts a broker in this process that others can reach, and returns its address.
+func listening(t *testing.T, options ...func(*server.Options)) string {
+	t.Helper()
+	o := &server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true}
+	for _, option := range options {
+		option(o)
+	}
+	s, err := server.NewServer(o)
 	require.NoError(t, err)
 	s.Start()
 	t.Cleanup(func() {

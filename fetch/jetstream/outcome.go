@@ -16,10 +16,13 @@ import (
 )
 
 // start reports whether there is something of h for the strategy to do. If not, it is answered, since it has been begun too
-// often, say; or the session ends.
+// often, say; or it has to be started alone; or the session ends.
 func (s *session) start(h *held) bool {
 	if err := s.mark(h); err != nil {
 		s.giveUp(err)
+		return false
+	}
+	if h.number == 0 {
 		return false
 	}
 	earlier := h.number - 1 // times that it was begun
@@ -55,13 +58,19 @@ func (s *session) start(h *held) bool {
 	return true
 }
 
-// mark notes at the broker that h is begun, and with that finds how often it was before.
+// mark notes at the broker that h is begun, and with that finds how often it was before. It does not yet, but sets h.alone, if
+// h is a request that has its last chance: whether it is this one that ends workers, and not another that they had at the
+// time, can be told only if they have nothing else.
 func (s *session) mark(h *held) error {
 	if s.Job.Name == "" { // the broker ends with this process, which has nobody else's to count
 		h.number = h.deliveries
 		return nil
 	}
 	for n := 1; ; {
+		if n >= mostSingleFailures && len(h.reqs) == 1 && !h.alone && n-1-s.count("back", h.id) >= mostSingleFailures-1 {
+			h.alone = true
+			return nil
+		}
 		subject := s.Job.subject("begun", h.id, strconv.Itoa(n))
 		err := s.put(subject, []byte(h.nonce))
 		if isTaken(err) {

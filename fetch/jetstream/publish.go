@@ -27,13 +27,15 @@ func (r *run) publish() {
 	for {
 		select {
 		case p := <-r.queue:
-			r.place(p)
+			if r.err() == nil { // else it is one that is cut off by that
+				r.place(p)
+			}
 		case <-reconnected:
 			reconnected = r.conn.reconnected()
 			r.reclaim()
-			r.restore() // the broker may have forgotten what it had last
+			r.lookAfter(true) // the broker may have forgotten what it had last
 		case <-ticker.C:
-			r.lookAfter()
+			r.lookAfter(false)
 		case <-r.ctx.Done():
 			return
 		case <-r.failed:
@@ -54,9 +56,16 @@ func (r *run) place(p *pending) {
 	var err error
 	if r.s.Job.Manifest != nil {
 		var data []byte
-		if p.recorded {
-			p.message = asAgain(p.message)
+		if p.recorded != "" {
+			if p.strict && p.recorded != p.id {
+				r.fail(fmt.Errorf("jetstream: job %s: the input has not the requests that it had: shard %d of the manifest has others; "+
+					"to resume, give the same input in the same order, and to begin anew, another Name", r.s.Job.name(), p.number))
+				return
+			}
 			data, err = r.recall(r.s.Job.resultName(p.id))
+		}
+		if p.recorded != "" || p.astray {
+			p.message = asAgain(p.message)
 		}
 		if s, err := decodeSummary(data); err == nil && len(s.answers) == len(p.reqs) {
 			s.kept = true
@@ -67,7 +76,7 @@ func (r *run) place(p *pending) {
 			err = r.keep(r.s.Job.shardName(p.partition, p.number), p.message)
 		}
 		if err != nil {
-			r.accept(p.id, &summary{form: summaryFailed, reason: "the manifest: " + err.Error()})
+			r.failUnlessDone(fmt.Errorf("the manifest: %w", err))
 			return
 		}
 	}
@@ -98,14 +107,24 @@ func (r *run) seek(p *pending, id string) error {
 	if s != nil {
 		return r.settle(id, s)
 	}
-	// A name of its own: the broker remembers for minutes those that it has had, and not that it has lost what they are of.
-	name := id + "." + rand.Text()[:8]
 	if id == p.id {
-		return r.send(p, id, name, p.message)
+		return r.send(p, id, newName(id), p.message)
 	}
-	from, to, _ := partOf(id, len(p.reqs)) // settle has made sure
-	return r.send(p, id, name, asAgain(encodeShard(p.reqs[from:to])))
+	return r.sendAgain(p, id)
 }
+
+// sendAgain puts the part of p with this id into the work stream as one whose requests may have been sent.
+func (r *run) sendAgain(p *pending, id string) error {
+	from, to, ok := partOf(id, len(p.reqs))
+	if !ok {
+		return nil
+	}
+	return r.send(p, id, newName(id), asAgain(encodeShard(p.reqs[from:to])))
+}
+
+// newName returns a name for a message of a shard: the broker remembers for minutes those that it has had, and not that it has lost
+// what they are of.
+func newName(id string) string { return id + "." + rand.Text()[:8] }
 
 // settle accepts s for the shard with this id, or sees to it that the halves are answered in its place.
 func (r *run) settle(id string, s *summary) error {
@@ -158,20 +177,36 @@ func (r *run) send(p *pending, id, name string, message []byte) error {
 			"a shard has %d bytes, and the queue takes %d: lower Strategy.ShardSize, or raise MaxBytes", len(message), r.s.MaxBytes)})
 		return nil
 	}
+	looked := time.Now()
 	return r.conn.until(r.ctx, func(ctx context.Context) error {
 		_, err := r.conn.PublishMsg(ctx, m, js.WithMsgID(name))
-		switch {
-		case isTaken(err):
+		if isTaken(err) {
 			return nil
-		case errors.Is(err, js.ErrNoStreamResponse) || errors.Is(err, nats.ErrNoResponders):
+		}
+		if isFull(err) && time.Since(looked) > time.Second { // what empties the queue may be gone
+			looked = time.Now()
 			return errors.Join(err, r.ensure(ctx))
 		}
-		return err
+		return r.ensureAfter(ctx, err, r.ensure)
 	})
 }
 
-// lookAfter makes the streams anew if the broker has lost them, and tells the number of shards when it is known.
-func (r *run) lookAfter() {
+// ensureAfter returns err. If it says that there are no streams, they are made first, for the next try.
+func (r *run) ensureAfter(ctx context.Context, err error, ensure func(context.Context) error) error {
+	if isGone(err) {
+		return errors.Join(err, ensure(ctx))
+	}
+	return err
+}
+
+// isGone reports whether err says that there is no stream, or nobody who would know of it.
+func isGone(err error) bool {
+	return errors.Is(err, js.ErrNoStreamResponse) || errors.Is(err, nats.ErrNoResponders) || errors.Is(err, js.ErrStreamNotFound)
+}
+
+// lookAfter makes the streams anew if the broker has lost them, and tells the number of shards when it is known. If
+// again is set, or they were lost, all that is out is sought there.
+func (r *run) lookAfter(again bool) {
 	ctx, cancel := r.conn.ask(r.ctx)
 	defer cancel()
 	r.mu.Lock()
@@ -191,6 +226,13 @@ func (r *run) lookAfter() {
 		r.lost = false
 		r.mu.Unlock()
 		r.reclaim()
+		// Without the marks nobody can tell what of the work stream has been begun. All of it goes there again, as that.
+		if work, err := r.conn.Stream(ctx, r.s.Job.workStream()); err == nil {
+			_ = work.Purge(ctx)
+		}
+		again = true
+	}
+	if again && r.err() == nil {
 		r.restore()
 	}
 	if n := r.total.Load(); n > 0 && len(r.queue) == 0 { // all are at the broker, or answered
@@ -202,7 +244,9 @@ func (r *run) lookAfter() {
 // reclaim sees to it that this is still the one publisher, after a time in which the broker may have thought it gone.
 func (r *run) reclaim() {
 	if r.broker == nil {
-		if err := r.conn.until(r.ctx, r.claim); errors.Is(err, errClaimed) {
+		err := r.conn.until(r.ctx, func(ctx context.Context) error { return r.ensureAfter(ctx, r.claim(ctx), r.ensure) })
+		if errors.Is(err, errClaimed) {
+			r.begun = false // it is the other's
 			r.failUnlessDone(err)
 		}
 	}
@@ -237,27 +281,43 @@ func (j Job) shardName(partition, number int) string {
 }
 func (j Job) resultName(id string) string { return j.name() + "/results/" + id[:2] + "/" + id }
 
-// recorded returns how many requests the shard has that the manifest has of this number, or 0 if it has none.
-func (r *run) recorded(partition, number int) (int, error) {
+// recorded returns how many requests the shard has that the manifest has of this number, and its id; or 0 if it has none.
+func (r *run) recorded(partition, number int) (n int, id string, err error) {
 	if r.s.Job.Manifest == nil {
-		return 0, nil
+		return 0, "", nil
 	}
 	name := r.s.Job.shardName(partition, number)
 	data, err := r.recall(name)
 	if err != nil {
-		return 0, fmt.Errorf("the manifest: %w", err)
+		return 0, "", fmt.Errorf("the manifest: %w", err)
 	}
 	if data == nil {
-		return 0, nil
+		return 0, "", nil
 	}
 	_, reqs, err := decodeShard(data)
 	if err != nil {
-		return 0, fmt.Errorf("the manifest: %s: %w; without it, its requests would be fetched again", name, err)
+		return 0, "", fmt.Errorf("the manifest: %s: %w; without it, its requests would be fetched again", name, err)
 	}
 	if most := r.s.Ahead * r.s.ShardSize; len(reqs) > most {
-		return 0, fmt.Errorf("the manifest has a shard of %d requests: Ahead times ShardSize is %d, and has to be that at least", len(reqs), most)
+		return 0, "", fmt.Errorf("the manifest has a shard of %d requests: Ahead times ShardSize is %d, and has to be that at least", len(reqs), most)
 	}
-	return len(reqs), nil
+	return len(reqs), shardID(partition, number, encodeShard(reqs)), nil
+}
+
+// checkManifest returns an error if the shards of the manifest are of other partitions.
+func (r *run) checkManifest() error {
+	if r.s.Job.Manifest == nil {
+		return nil
+	}
+	name, partitions := r.s.Job.name()+"/partitions", strconv.Itoa(r.s.Partitions)
+	was, err := r.recall(name)
+	if err == nil && was == nil {
+		return r.keep(name, []byte(partitions))
+	}
+	if err == nil && string(was) != partitions {
+		err = fmt.Errorf("the job was begun with %s Partitions, not %s", was, partitions)
+	}
+	return err
 }
 
 // keep puts data into the manifest, with some patience.

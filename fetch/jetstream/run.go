@@ -55,7 +55,9 @@ type pending struct {
 	reqs      []*fetch.Request
 	partition int
 	number    int
-	recorded  bool // the manifest has one of this number
+	recorded  string // the id of the one that the manifest has of this number; "": none
+	strict    bool   // it has to be that one
+	astray    bool   // the manifest may have its requests under other numbers
 	id        string
 	message   []byte
 
@@ -136,6 +138,9 @@ func (r *run) begin() (err error) {
 	if err := r.s.Job.check(); err != nil {
 		return err
 	}
+	if err := r.checkManifest(); err != nil {
+		return fmt.Errorf("jetstream: job %s: the manifest: %w", r.s.Job.name(), err)
+	}
 	if r.s.Job.Address == "" {
 		if r.broker, err = startBroker(r.s.Job); err != nil {
 			return err
@@ -158,14 +163,17 @@ func (r *run) begin() (err error) {
 			})
 		}
 	}
+	withStreams := func(try func(context.Context) error) { // the broker may lose them in between
+		step(func(ctx context.Context) error { return r.ensureAfter(ctx, try(ctx), r.ensureStreams) })
+	}
 	r.begun = r.broker != nil // nobody else's, whatever comes of it
 	step(r.ensureStreams)
 	if r.broker == nil {
-		step(r.claim)
+		withStreams(r.claim)
 	}
 	r.begun = r.begun || err == nil
-	step(r.reset)
-	step(r.ensureConsumers)
+	withStreams(r.reset)
+	withStreams(r.ensureConsumers)
 	if err != nil && last != nil && r.ctx.Err() == nil {
 		err = last
 	}
@@ -214,6 +222,9 @@ func (r *run) leave() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), wait)
 	defer cancel()
+	if r.isOusted(ctx) {
+		return
+	}
 	if r.complete.Load() || r.s.Job.Name == "" {
 		_ = r.conn.delete(ctx) // what stays is a job that may be resumed
 	} else {
@@ -226,5 +237,18 @@ func (r *run) leave() {
 	if r.claimed != nil {
 		_ = r.claimed.Unsubscribe()
 	}
-	_ = r.conn.nc.FlushTimeout(farewell)
+	flush := farewell
+	if r.broker != nil {
+		flush = patience // for what it is doing yet: a stream that it makes while it is stopped has goroutines that nobody ends
+	}
+	_ = r.conn.nc.FlushTimeout(flush)
+}
+
+// isOusted reports whether the job has become another process's: one that has taken this for gone.
+func (r *run) isOusted(ctx context.Context) bool {
+	if r.broker != nil {
+		return false
+	}
+	claim, err := r.conn.get(ctx, r.s.Job.subject("claim"))
+	return err == nil && string(claim) != r.nonce
 }

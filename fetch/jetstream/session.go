@@ -48,6 +48,7 @@ type held struct {
 	reqs       []*fetch.Request
 	todo       []*fetch.Request // of these, for the strategy
 	fed        chan struct{}    // closed when it is its turn
+	alone      bool             // it has to be the only one that is begun
 
 	// The session's mu guards these.
 	answers []answer
@@ -80,7 +81,9 @@ func (w *worker) session(ctx context.Context, consumers []js.Consumer, ended, ab
 		hand:   make(map[*held]struct{}),
 		last:   time.Now(),
 	}
-	s.ctx, s.end = context.WithCancelCause(ctx)
+	// Without ctx's deadline, by which a Doer fails a moment before ctx is done, or long before: that would be a result.
+	s.ctx, s.end = context.WithCancelCause(context.WithoutCancel(ctx))
+	defer context.AfterFunc(ctx, func() { s.end(context.Cause(ctx)) })()
 	var running sync.WaitGroup
 	for _, consumer := range consumers {
 		running.Go(func() { s.pull(consumer) })
@@ -199,16 +202,46 @@ func (s *session) feedShards() {
 			starting.Go(func() { ready[i] = s.start(h) })
 		}
 		starting.Wait()
-		var together []*held
+		var together, alone []*held
 		for i, h := range several {
 			if ready[i] {
 				together = append(together, h)
+			} else if h.alone {
+				alone = append(alone, h)
 			}
 		}
 		if len(together) > 0 && !s.feed.Add(s.ctx, together) {
 			return
 		}
+		for _, h := range alone {
+			if !s.idle() || s.start(h) && !s.feed.Add(s.ctx, []*held{h}) || !s.idle() {
+				return
+			}
+		}
 	}
+}
+
+// idle waits until no shard in hand is begun, those aside that do not get on. It reports whether the session goes on.
+func (s *session) idle() bool {
+	for s.isBusy() {
+		select {
+		case <-s.ctx.Done():
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	return s.ctx.Err() == nil
+}
+
+func (s *session) isBusy() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.look(time.Now())
+	for h := range s.hand {
+		if h.number > 0 && s.isAlive(h) {
+			return s.ctx.Err() == nil
+		}
+	}
+	return false
 }
 
 // loop runs the strategy until the feed is closed.

@@ -69,12 +69,16 @@ func Status(ctx context.Context, job Job) (Progress, error) {
 	return p, nil
 }
 
-func (c *conn) progress(ctx context.Context) (Progress, error) {
-	var p Progress
+func (c *conn) progress(ctx context.Context) (p Progress, err error) {
 	work, err := c.Stream(ctx, c.job.workStream())
 	if err != nil {
 		return p, err
 	}
+	defer func() {
+		if isGone(err) { // since then
+			err = js.ErrStreamNotFound
+		}
+	}()
 	for consumers := work.ListConsumers(ctx); ; {
 		info, ok := <-consumers.Info()
 		if !ok {

@@ -42,7 +42,8 @@ func recovered(err *error) {
 }
 
 // Dir is a [Store] in the directory of that name, which is made when it is first needed. Workers on several machines need
-// one that all of them see, such as a network file system.
+// one that all of them see, such as a network file system. What is in there only its user may read (mode 0600, directories 0700):
+// requests may have credentials.
 type Dir string
 
 // Put implements [Store]: into another file, which is synced to the disk and then renamed.
@@ -56,7 +57,7 @@ func (d Dir) Put(ctx context.Context, name string, data []byte) (err error) {
 		return err
 	}
 	temporary := path + "." + rand.Text()[:8] + ".tmp"
-	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
@@ -92,7 +93,7 @@ func mkdir(dir string) error {
 			return err
 		}
 	}
-	if err := os.Mkdir(dir, 0o777); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	return syncDir(parent)

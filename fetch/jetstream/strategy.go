@@ -42,7 +42,7 @@ type Strategy struct {
 	// embedded, and none if it has an Address.
 	Workers int
 	// ShardSize is how many requests make a shard, at most 1 048 576. Large ones make it smaller: it takes no more than 512 KiB of
-	// them. 0 means 1000.
+	// them. A job that is resumed without a Manifest has to have the ShardSize that it began with. 0 means 1000.
 	ShardSize int
 	// Ahead is how many shards are taken from the input, at the most, ahead of the results that the loop has had. No
 	// more of them can be at work in all workers together, and memory grows with it. 0 means 64.
@@ -52,11 +52,13 @@ type Strategy struct {
 	Total int
 	// Partitions, if not 0, divides the hosts into so many groups. A shard has requests of one group only, and only one
 	// shard of a group is at work at a time. So the requests of a host are all with one worker at a time, and the limits
-	// of a [fetch.PerHost] there hold for all workers together. It also bounds how many workers are busy. At most 256.
+	// of a [fetch.PerHost] there hold for all workers together. It also bounds how many workers are busy. At most 256. A job
+	// that is resumed has to have the number that it began with.
 	Partitions int
 	// AckWait is how long a worker may go without an answer to any request of a shard that it has begun, before the shard
 	// goes to another. It has to be longer than the Doer may take for two requests, retries included. A worker that is gone
-	// altogether is noticed after 15 s, or AckWait if that is less. 0 means two minutes.
+	// altogether is noticed after 15 s, or AckWait if that is less, and after up to four times that by a shard that has
+	// gone from worker to worker before. 0 means two minutes.
 	AckWait time.Duration
 	// MaxBytes is how much may wait in the queue at the broker, in bytes; if it is full, the input waits. 0 means 1 GiB.
 	MaxBytes int64

@@ -26,6 +26,7 @@ import (
 // its own count of deliveries need not.
 const (
 	partitionsKey = "fetch-partitions" // of the work stream's metadata: their number
+	sizeKey       = "fetch-shard-size" // and Strategy.ShardSize
 	ackWaitKey    = "fetch-ack-wait"   // of a consumer's: Strategy.AckWait
 )
 
@@ -42,7 +43,7 @@ func (r *run) ensure(ctx context.Context) error {
 }
 
 func (r *run) ensureStreams(ctx context.Context) error {
-	j, partitions := r.s.Job, strconv.Itoa(r.s.Partitions)
+	j, partitions, size := r.s.Job, strconv.Itoa(r.s.Partitions), strconv.Itoa(r.s.ShardSize)
 	work, err := r.stream(ctx, js.StreamConfig{
 		Name:                 j.workStream(),
 		Subjects:             []string{j.subject("work", "*", "*")},
@@ -53,13 +54,16 @@ func (r *run) ensureStreams(ctx context.Context) error {
 		MaxBytes:             r.s.MaxBytes,
 		MaxMsgsPerSubject:    1, // a shard that waits in it cannot be published again
 		DiscardNewPerSubject: true,
-		Metadata:             map[string]string{partitionsKey: partitions},
+		Metadata:             map[string]string{partitionsKey: partitions, sizeKey: size},
 	})
 	if err != nil {
 		return err
 	}
 	if was := work.Config.Metadata[partitionsKey]; was != partitions {
 		return permanentError{fmt.Errorf("it was begun with %s Partitions, not %s", was, partitions)}
+	}
+	if was := work.Config.Metadata[sizeKey]; was != size && j.Manifest == nil {
+		return permanentError{fmt.Errorf("it was begun with a ShardSize of %s, not %s; only with a Manifest may that change", was, size)}
 	}
 	results, err := r.stream(ctx, js.StreamConfig{
 		Name: j.resultStream(),
@@ -194,9 +198,14 @@ func (r *run) claim(ctx context.Context) error {
 	if !isName(string(m.Data)) {
 		return permanentError{errEncoding}
 	}
-	_, err = r.conn.nc.RequestWithContext(ctx, r.s.Job.subject("publisher", string(m.Data)), nil)
+	asked, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	_, err = r.conn.nc.RequestWithContext(asked, r.s.Job.subject("publisher", string(m.Data)), nil)
 	if err == nil {
 		return permanentError{errClaimed}
+	}
+	if asked.Err() != nil && ctx.Err() == nil {
+		return errors.New("another process is running it, which does not answer: it is stopped, or gone and the broker has not noticed yet")
 	}
 	if errors.Is(err, nats.ErrNoResponders) {
 		if err = results.DeleteMsg(ctx, m.Sequence); err == nil || errors.Is(err, js.ErrMsgNotFound) {
