@@ -15,6 +15,8 @@ import (
 	"slices"
 	"syscall"
 	"time"
+
+	"fetchbench/fetch/internal/field"
 )
 
 // What a Shard and its children say to each other: frames, each of a head (version, type,
@@ -96,70 +98,21 @@ func readFrame(r *bufio.Reader) (frameType, []byte, error) {
 	return t, payload, nil
 }
 
-// fields takes a payload apart. Once a field is not there, bad is set, and all that
-// are asked for after it are zero.
-type fields struct {
-	rest []byte
-	bad  bool
-}
+// fields takes a payload apart.
+type fields struct{ field.Reader }
 
-func (f *fields) uint() uint64 {
-	v, n := binary.Uvarint(f.rest)
-	return v * f.skip(n)
-}
-
-func (f *fields) int() int {
-	v, n := binary.Varint(f.rest)
-	return int(v) * int(f.skip(n))
-}
-
-// skip goes on by n bytes and returns 1, or 0 if no field was there.
-func (f *fields) skip(n int) uint64 {
-	if n <= 0 {
-		f.bad, f.rest = true, nil
-		return 0
-	}
-	f.rest = f.rest[n:]
-	return 1
-}
-
-func (f *fields) bytes() []byte {
-	n := f.uint()
-	if n > uint64(len(f.rest)) {
-		f.bad, f.rest = true, nil
-		return nil
-	}
-	b := f.rest[:n:n]
-	f.rest = f.rest[n:]
-	return b
-}
-
-func (f *fields) string() string { return string(f.bytes()) }
-
-// count returns the number of fields to come, of which each takes a byte at the least.
-func (f *fields) count() int {
-	n := f.uint()
-	if n > uint64(len(f.rest)) {
-		f.bad, f.rest = true, nil
-		return 0
-	}
-	return int(n)
-}
+func fieldsOf(b []byte) fields { return fields{field.Reader{Rest: b}} }
 
 // body returns the rest. Whether it is nil or empty was told by a field before it.
 func (f *fields) body(isNil bool) []byte {
-	if isNil && len(f.rest) == 0 {
+	if isNil && len(f.Rest) == 0 {
 		return nil
 	}
-	return f.rest[:len(f.rest):len(f.rest)]
+	return f.Rest[:len(f.Rest):len(f.Rest)]
 }
 
 func appendUint(b []byte, v uint64) []byte { return binary.AppendUvarint(b, v) }
 func appendInt(b []byte, v int) []byte     { return binary.AppendVarint(b, int64(v)) }
-
-func appendString[S ~string | ~[]byte](b []byte, s S) []byte {
-	return append(appendUint(b, uint64(len(s))), s...)
-}
 
 func appendBool(b []byte, v bool) []byte {
 	if v {
@@ -172,18 +125,18 @@ func appendBool(b []byte, v bool) []byte {
 func appendRequest(b []byte, id uint64, r *Request) []byte {
 	b = appendUint(b, id)
 	b = appendInt(b, r.Index)
-	b = appendString(b, r.Method)
-	b = appendString(b, r.URL)
+	b = field.Append(b, r.Method)
+	b = field.Append(b, r.URL)
 	b = appendHeader(b, r.Header)
 	return appendBool(b, r.Body == nil)
 }
 
 func decodeRequest(payload []byte) (id uint64, r *Request, err error) {
-	f := fields{rest: payload}
-	id = f.uint()
-	r = &Request{Index: f.int(), Method: f.string(), URL: f.string(), Header: f.header()}
-	r.Body = f.body(f.uint() == 1)
-	if f.bad {
+	f := fieldsOf(payload)
+	id = f.Uint()
+	r = &Request{Index: f.Int(), Method: f.Text(), URL: f.Text(), Header: f.header()}
+	r.Body = f.body(f.Uint() == 1)
+	if f.Bad {
 		return 0, nil, errFrame
 	}
 	return id, r, nil
@@ -199,22 +152,22 @@ func appendResult(b []byte, id uint64, r *Result) []byte {
 	b = appendError(b, r.Err, 0)
 	// The header's length goes before it, so that it can be parsed when it is asked for.
 	var scratch [512]byte
-	b = appendString(b, appendHeader(scratch[:0], r.Header()))
+	b = field.Append(b, appendHeader(scratch[:0], r.Header()))
 	return appendBool(b, r.Body == nil)
 }
 
 func decodeResult(payload []byte) (id uint64, r Result, err error) {
-	f := fields{rest: payload}
-	id = f.uint()
-	r = Result{Status: f.int(), Attempts: f.int(), Duration: time.Duration(f.int()), Unverified: f.uint() == 1, Err: f.error(0)}
-	if header := f.bytes(); len(header) > 0 && header[0] != 0 { // else it is nil
+	f := fieldsOf(payload)
+	id = f.Uint()
+	r = Result{Status: f.Int(), Attempts: f.Int(), Duration: time.Duration(f.Int()), Unverified: f.Uint() == 1, Err: f.error(0)}
+	if header := f.Bytes(); len(header) > 0 && header[0] != 0 { // else it is nil
 		r.parse = func() http.Header {
-			f := fields{rest: header}
+			f := fieldsOf(header)
 			return f.header()
 		}
 	}
-	r.Body = f.body(f.uint() == 1)
-	if f.bad {
+	r.Body = f.body(f.Uint() == 1)
+	if f.Bad {
 		return 0, Result{}, errFrame
 	}
 	return id, r, nil
@@ -228,9 +181,9 @@ func appendBatch(b []byte, info BatchInfo) []byte {
 }
 
 func decodeBatch(payload []byte) (BatchInfo, error) {
-	f := fields{rest: payload}
-	info := BatchInfo{Number: f.int(), Size: f.int(), Failed: f.int(), Duration: time.Duration(f.int())}
-	if f.bad {
+	f := fieldsOf(payload)
+	info := BatchInfo{Number: f.Int(), Size: f.Int(), Failed: f.Int(), Duration: time.Duration(f.Int())}
+	if f.Bad {
 		return BatchInfo{}, errFrame
 	}
 	return info, nil
@@ -238,7 +191,7 @@ func decodeBatch(payload []byte) (BatchInfo, error) {
 
 func appendRetry(b []byte, info RetryInfo) []byte {
 	b = appendInt(b, info.Index)
-	b = appendString(b, info.URL)
+	b = field.Append(b, info.URL)
 	b = appendInt(b, info.Attempts)
 	b = appendInt(b, info.Status)
 	b = appendInt(b, int(info.Wait))
@@ -246,25 +199,25 @@ func appendRetry(b []byte, info RetryInfo) []byte {
 }
 
 func decodeRetry(payload []byte) (RetryInfo, error) {
-	f := fields{rest: payload}
-	info := RetryInfo{Index: f.int(), URL: f.string(), Attempts: f.int(), Status: f.int(), Wait: time.Duration(f.int()), Err: f.error(0)}
-	if f.bad {
+	f := fieldsOf(payload)
+	info := RetryInfo{Index: f.Int(), URL: f.Text(), Attempts: f.Int(), Status: f.Int(), Wait: time.Duration(f.Int()), Err: f.error(0)}
+	if f.Bad {
 		return RetryInfo{}, errFrame
 	}
 	return info, nil
 }
 
 func appendPipeline(b []byte, info PipelineInfo) []byte {
-	b = appendString(b, info.Host)
+	b = field.Append(b, info.Host)
 	b = appendInt(b, info.Unanswered)
 	b = appendInt(b, int(info.Off))
 	return appendError(b, info.Err, 0)
 }
 
 func decodePipeline(payload []byte) (PipelineInfo, error) {
-	f := fields{rest: payload}
-	info := PipelineInfo{Host: f.string(), Unanswered: f.int(), Off: time.Duration(f.int()), Err: f.error(0)}
-	if f.bad {
+	f := fieldsOf(payload)
+	info := PipelineInfo{Host: f.Text(), Unanswered: f.Int(), Off: time.Duration(f.Int()), Err: f.error(0)}
+	if f.Bad {
 		return PipelineInfo{}, errFrame
 	}
 	return info, nil
@@ -283,29 +236,29 @@ func appendHeader(b []byte, h http.Header) []byte {
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		b = appendString(b, name)
+		b = field.Append(b, name)
 		b = appendUint(b, uint64(len(h[name])))
 		for _, v := range h[name] {
-			b = appendString(b, v)
+			b = field.Append(b, v)
 		}
 	}
 	return b
 }
 
 func (f *fields) header() http.Header {
-	n := f.uint()
-	if n == 0 || n-1 > uint64(len(f.rest)) {
-		f.bad = f.bad || n != 0
+	n := f.Uint()
+	if n == 0 || n-1 > uint64(len(f.Rest)) {
+		f.Bad = f.Bad || n != 0
 		return nil
 	}
 	h := make(http.Header, min(n-1, 64))
 	for range n - 1 {
-		name := f.string()
+		name := f.Text()
 		var values []string // nil if there are none: it keeps net/http from adding its own
-		for range f.count() {
-			values = append(values, f.string())
+		for range f.Count() {
+			values = append(values, f.Text())
 		}
-		if f.bad {
+		if f.Bad {
 			return nil
 		}
 		h[name] = values
@@ -338,7 +291,7 @@ func appendError(b []byte, err error, depth int) (out []byte) {
 	start := len(b)
 	defer func() {
 		if recover() != nil {
-			out = appendString(append(b[:start], errRemote), fmt.Sprint(err))
+			out = field.Append(append(b[:start], errRemote), fmt.Sprint(err))
 			out = append(out, 0, 0, errNone) // nothing is found in it
 		}
 	}()
@@ -346,22 +299,22 @@ func appendError(b []byte, err error, depth int) (out []byte) {
 		switch e := err.(type) {
 		case *Error:
 			b = append(b, errFetch)
-			b = appendString(b, e.Kind)
-			b = appendString(b, e.URL)
+			b = field.Append(b, e.Kind)
+			b = field.Append(b, e.URL)
 			return appendError(b, e.Err, depth+1)
 		case Kind:
-			return appendString(append(b, errKind), e)
+			return field.Append(append(b, errKind), e)
 		case *PanicError:
 			b = append(b, errPanic)
-			b = appendString(b, e.URL)
-			b = appendString(b, e.Stack)
-			b = appendString(b, fmt.Sprint(e.Value))
+			b = field.Append(b, e.URL)
+			b = field.Append(b, e.Stack)
+			b = field.Append(b, fmt.Sprint(e.Value))
 			cause, _ := e.Value.(error)
 			return appendError(b, cause, depth+1)
 		}
 	}
 	b = append(b, errRemote)
-	b = appendString(b, err.Error())
+	b = field.Append(b, err.Error())
 	var found uint64
 	for i, s := range sentinels {
 		if errors.Is(err, s) {
@@ -387,34 +340,34 @@ func appendError(b []byte, err error, depth int) (out []byte) {
 }
 
 func (f *fields) error(depth int) error {
-	form := f.uint()
+	form := f.Uint()
 	if form == errNone {
 		return nil
 	}
 	if depth > maxDepth {
-		f.bad, f.rest = true, nil
+		f.Fail()
 		return nil
 	}
 	switch form {
 	case errFetch:
-		return &Error{Kind: Kind(f.string()), URL: f.string(), Err: f.error(depth + 1)}
+		return &Error{Kind: Kind(f.Text()), URL: f.Text(), Err: f.error(depth + 1)}
 	case errPanic:
-		e := &PanicError{URL: f.string(), Stack: f.bytes(), Value: f.string()}
+		e := &PanicError{URL: f.Text(), Stack: f.Bytes(), Value: f.Text()}
 		if cause := f.error(depth + 1); cause != nil {
 			e.Value = cause
 		}
 		return e
 	case errKind:
-		return Kind(f.string())
+		return Kind(f.Text())
 	case errRemote:
-		e := &remoteError{text: f.string()}
-		found := f.uint()
+		e := &remoteError{text: f.Text()}
+		found := f.Uint()
 		for i, s := range sentinels {
 			if found&(1<<i) != 0 {
 				e.is = append(e.is, s)
 			}
 		}
-		if errno := f.uint(); errno != 0 {
+		if errno := f.Uint(); errno != 0 {
 			e.is = append(e.is, syscall.Errno(errno))
 		}
 		if inner := f.error(depth + 1); inner != nil {
@@ -422,7 +375,7 @@ func (f *fields) error(depth int) error {
 		}
 		return e
 	}
-	f.bad, f.rest = true, nil
+	f.Fail()
 	return nil
 }
 

@@ -107,11 +107,7 @@ func helps(res *Result) bool {
 
 // repeatable reports whether req may be sent twice.
 func repeatable(req *Request) bool {
-	switch strings.ToUpper(req.Method) {
-	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
-		return true
-	}
-	return len(req.Header["Idempotency-Key"]) > 0 || len(req.Header["X-Idempotency-Key"]) > 0
+	return rules.Idempotent(strings.ToUpper(req.Method)) || len(req.Header["Idempotency-Key"]) > 0 || len(req.Header["X-Idempotency-Key"]) > 0
 }
 
 // wait returns the time between the attempt that ended in res and the next.

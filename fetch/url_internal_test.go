@@ -58,7 +58,7 @@ func TestSafeURL(t *testing.T) {
 	}
 }
 
-func TestHostOf(t *testing.T) {
+func TestOrigin(t *testing.T) {
 	for raw, want := range map[string]string{
 		"http://h/p": "http://h", "http://h:1?q": "http://h:1", "https://h#f": "https://h", "http://h": "http://h", "odd": "odd",
 	} {

@@ -3,6 +3,7 @@ package jetstream
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -94,9 +95,9 @@ func (b *broker) stop() {
 	if b.temp != "" {
 		os.RemoveAll(b.temp)
 	} else { // nats-server removes streams that are deleted by and by, and not if it ends before
-		streams, _ := filepath.Glob(filepath.Join(b.job.Dir, "jetstream", "*", "streams", ".fetch-*"))
+		streams, _ := fs.Glob(os.DirFS(b.job.Dir), "jetstream/*/streams/.fetch-*")
 		for _, deleted := range streams {
-			os.RemoveAll(deleted)
+			os.RemoveAll(filepath.Join(b.job.Dir, deleted))
 		}
 	}
 	if b.lock != nil {

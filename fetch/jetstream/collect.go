@@ -105,26 +105,24 @@ func (r *run) collectOne(m js.Msg, expected, next *uint64) {
 		return
 	}
 	id := lastToken(m.Subject())
-	s, err := r.open(id, m.Data())
-	if err == nil && s == nil {
-		r.mu.Lock()
-		p := r.out[rootOf(id)]
-		r.mu.Unlock()
-		if p != nil {
-			err = r.sendAgain(p, id)
+	s := &summary{}
+	if p := r.waiting(id); p != nil { // else it is an earlier run's: place looks it up when it gets there
+		var err error
+		s, err = r.open(id, m.Data())
+		if err == nil && s == nil {
+			if err = r.sendAgain(p, id); err == nil {
+				_ = m.NakWithDelay(time.Second) // if it is there after all, it comes again
+				return
+			}
+		}
+		if err == nil {
+			err = r.settle(id, s)
+		}
+		if err != nil {
+			r.failUnlessDone(fmt.Errorf("the results of a shard: %w", err))
+			return
 		}
 	}
-	if err != nil {
-		if r.ctx.Err() == nil {
-			r.fail(fmt.Errorf("jetstream: the results of a shard: %w", err))
-		}
-		return
-	}
-	if s == nil {
-		_ = m.NakWithDelay(time.Second) // if it is there after all, it comes again
-		return
-	}
-	r.failUnlessDone(r.settle(id, s))
 	// If one is missing, next stays before it: then it may come later, or not at all.
 	if meta, err := m.Metadata(); err == nil && meta.Sequence.Consumer == *expected {
 		*expected++
@@ -132,6 +130,13 @@ func (r *run) collectOne(m js.Msg, expected, next *uint64) {
 	}
 	m.Ack()
 	r.forget(s, id, len(m.Data()), *next)
+}
+
+// waiting returns the shard that the one with this id is, or is a part of, if it has no results yet.
+func (r *run) waiting(id string) *pending {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.out[rootOf(id)]
 }
 
 // forget has the broker delete what has been accepted, now and then, of a job that cannot be resumed: nobody will ask for it.

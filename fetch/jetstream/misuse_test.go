@@ -108,8 +108,8 @@ func TestBadBrokers(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer silent.Close()
-	plain := broker(t, &server.Options{})
-	guarded := broker(t, &server.Options{JetStream: true, Username: "user", Password: "right"})
+	plain := listening(t, func(o *server.Options) { o.JetStream = false })
+	guarded := listening(t, func(o *server.Options) { o.Username, o.Password = "user", "right" })
 	for name, c := range map[string]struct{ address, text string }{
 		"nobody":        {"nats://user:s3cret@127.0.0.1:1", "no connection to nats://127.0.0.1:1: "},
 		"silent":        {"nats://user:s3cret@" + silent.Addr().String(), "no connection to nats://" + silent.Addr().String() + ": "},
@@ -132,21 +132,6 @@ func TestBadBrokers(t *testing.T) {
 			assert.NotContains(t, err.Error(), "s3cret")
 		})
 	}
-}
-
-// broker starts one in this process, and returns its address.
-func broker(t *testing.T, o *server.Options) string {
-	t.Helper()
-	o.Host, o.Port, o.StoreDir, o.NoSigs, o.NoLog = "127.0.0.1", -1, t.TempDir(), true, true
-	s, err := server.NewServer(o)
-	require.NoError(t, err)
-	s.Start()
-	t.Cleanup(func() {
-		s.Shutdown()
-		s.WaitForShutdown()
-	})
-	require.True(t, s.ReadyForConnections(10*time.Second))
-	return s.ClientURL()
 }
 
 // A broker that accepts connections and says nothing does not hold up a cancel.
@@ -379,7 +364,9 @@ func TestPermissions(t *testing.T) {
 		Publish:   &server.SubjectPermission{Allow: []string{"fetch.restricted.>", "$JS.API.>", "$JS.ACK.>"}},
 		Subscribe: &server.SubjectPermission{Allow: []string{"fetch.restricted.>", "_INBOX.>"}},
 	}
-	address := broker(t, &server.Options{JetStream: true, Users: []*server.User{{Username: "user", Password: "right", Permissions: permissions}}})
+	address := listening(t, func(o *server.Options) {
+		o.Users = []*server.User{{Username: "user", Password: "right", Permissions: permissions}}
+	})
 	job := jetstream.Job{Name: "restricted", Address: strings.Replace(address, "nats://", "nats://user:right@", 1)}
 	ended := make(chan error)
 	go func() { ended <- jetstream.Work(t.Context(), jetstream.Worker{Job: job, Doer: fine}) }()
@@ -616,6 +603,6 @@ func TestDelete(t *testing.T) {
 	require.ErrorIs(t, err, jetstream.ErrNoJob)
 	require.Error(t, jetstream.Delete(t.Context(), jetstream.Job{}))
 
-	err = jetstream.Delete(t.Context(), jetstream.Job{Name: "n", Address: broker(t, &server.Options{})})
+	err = jetstream.Delete(t.Context(), jetstream.Job{Name: "n", Address: listening(t, func(o *server.Options) { o.JetStream = false })})
 	assert.ErrorContains(t, err, "JetStream has to be enabled there")
 }

@@ -72,7 +72,7 @@ func (r *run) place(p *pending) {
 			r.accept(p.id, s)
 			return
 		}
-		if err == nil {
+		if err == nil && p.recorded != p.id {
 			err = r.keep(r.s.Job.shardName(p.partition, p.number), p.message)
 		}
 		if err != nil {
@@ -132,9 +132,7 @@ func (r *run) settle(id string, s *summary) error {
 		r.accept(id, s)
 		return nil
 	}
-	r.mu.Lock()
-	p := r.out[rootOf(id)]
-	r.mu.Unlock()
+	p := r.waiting(id)
 	if p == nil {
 		return nil
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"fetchbench/fetch"
+	"fetchbench/fetch/internal/field"
 )
 
 // What goes over the broker: shards one way, summaries the other. Both begin with a byte that tells the
@@ -33,7 +34,7 @@ func encodeShard(reqs []*fetch.Request) []byte {
 	var one []byte
 	for _, r := range reqs {
 		one, _ = r.AppendBinary(one[:0]) // the error is nil, says its comment
-		b = appendBytes(b, one)
+		b = field.Append(b, one)
 	}
 	return b
 }
@@ -58,16 +59,16 @@ func decodeShard(data []byte) (flags byte, reqs []*fetch.Request, err error) {
 	if len(data) < 2 || data[0] != version || data[1]&^again != 0 {
 		return 0, nil, errEncoding
 	}
-	f := reader{data[2:]}
-	n := f.count()
-	all := make([]fetch.Request, min(n, len(f.rest)/8)) // one takes no less
+	f := field.Reader{Rest: data[2:]}
+	n := f.Count()
+	all := make([]fetch.Request, min(n, len(f.Rest)/8)) // one takes no less
 	for i := range n {
-		if i == len(all) || all[i].UnmarshalBinary(f.bytes()) != nil {
+		if i == len(all) || all[i].UnmarshalBinary(f.Bytes()) != nil {
 			return 0, nil, errEncoding
 		}
 		reqs = append(reqs, &all[i])
 	}
-	if f.rest == nil || len(f.rest) > 0 || len(reqs) == 0 {
+	if f.Bad || len(f.Rest) > 0 || len(reqs) == 0 {
 		return 0, nil, errEncoding
 	}
 	return data[1], reqs, nil
@@ -135,12 +136,12 @@ func (s *summary) appendTo(b []byte) []byte {
 		for i := range s.answers {
 			a := &s.answers[i]
 			one, _ = a.AppendBinary(one[:0]) // the error is nil, says its comment
-			b = appendBytes(appendBytes(b, []byte(a.body)), one)
+			b = field.Append(field.Append(b, a.body), one)
 		}
 	case summaryFailed:
-		b = appendBytes(b, []byte(s.reason))
+		b = field.Append(b, s.reason)
 	case summaryChunks:
-		b = appendBytes(b, []byte(s.nonce))
+		b = field.Append(b, s.nonce)
 		b = binary.AppendUvarint(b, uint64(s.chunks))
 	}
 	return b
@@ -151,30 +152,30 @@ func decodeSummary(data []byte) (*summary, error) {
 		return nil, errEncoding
 	}
 	s := &summary{form: data[1]}
-	f := reader{data[2:]}
+	f := field.Reader{Rest: data[2:]}
 	switch s.form {
 	case summaryResults:
-		n := f.count()
-		s.answers = make([]answer, 0, min(n, len(f.rest)/8))
+		n := f.Count()
+		s.answers = make([]answer, 0, min(n, len(f.Rest)/8))
 		for range n {
-			a := answer{body: string(f.bytes())}
-			if one := f.bytes(); f.rest == nil || a.UnmarshalBinary(one) != nil {
+			a := answer{body: f.Text()}
+			if one := f.Bytes(); f.Bad || a.UnmarshalBinary(one) != nil {
 				return nil, errEncoding
 			}
 			s.answers = append(s.answers, a)
 		}
 	case summaryHalved:
 	case summaryFailed:
-		s.reason = string(f.bytes())
+		s.reason = f.Text()
 	case summaryChunks:
-		s.nonce, s.chunks = string(f.bytes()), int(min(f.uint(), maxChunks+1))
+		s.nonce, s.chunks = f.Text(), int(min(f.Uint(), maxChunks+1))
 		if s.chunks > maxChunks || !isName(s.nonce) {
 			return nil, errEncoding
 		}
 	default:
 		return nil, errEncoding
 	}
-	if f.rest == nil || len(f.rest) > 0 {
+	if f.Bad || len(f.Rest) > 0 {
 		return nil, errEncoding
 	}
 	return s, nil
@@ -190,42 +191,4 @@ func failures(n int, format string, args ...any) []answer {
 		answers[i].Err = &fetch.Error{Kind: fetch.ErrShard, Err: fmt.Errorf(format, args...)}
 	}
 	return answers
-}
-
-func appendBytes(b, field []byte) []byte {
-	return append(binary.AppendUvarint(b, uint64(len(field))), field...)
-}
-
-// A reader takes fields off its rest, which is nil once one was not there.
-type reader struct{ rest []byte }
-
-func (f *reader) uint() uint64 {
-	v, n := binary.Uvarint(f.rest)
-	if n <= 0 {
-		f.rest = nil
-		return 0
-	}
-	f.rest = f.rest[n:]
-	return v
-}
-
-func (f *reader) bytes() []byte {
-	n := f.uint()
-	if n > uint64(len(f.rest)) {
-		f.rest = nil
-		return nil
-	}
-	b := f.rest[:n:n]
-	f.rest = f.rest[n:]
-	return b
-}
-
-// count returns the number of fields to come, of which each takes a byte at the least.
-func (f *reader) count() int {
-	n := f.uint()
-	if n > uint64(len(f.rest)) {
-		f.rest = nil
-		return 0
-	}
-	return int(n)
 }
