@@ -47,7 +47,7 @@ func BenchmarkFetch(b *testing.B) {
 func BenchmarkPipeline(b *testing.B) {
 	for _, depth := range []int{1, 4, 16, 64} {
 		b.Run(fmt.Sprintf("depth=%d", depth), func(b *testing.B) {
-			run(b, fetch.Batch{Limit: 64 * depth, Pipeline: depth}, &wire.Client{}, fetchtest.NewServer(b))
+			run(b, fetch.Pipeline{Limit: 64 * depth, Depth: depth}, &wire.Client{}, fetchtest.NewServer(b))
 		})
 	}
 }
@@ -147,11 +147,11 @@ func BenchmarkBody(b *testing.B) {
 func BenchmarkOverhead(b *testing.B) {
 	for _, s := range strategies {
 		b.Run("strategy="+s.name, func(b *testing.B) {
-			f := fetch.Fetcher{Strategy: s.Strategy, Doer: fetch.DoerFunc(nothing)}
-			ctx, await := shards(b, s.Strategy)
+			f := fetcher(s.Strategy, fetch.DoerFunc(nothing))
+			await := shards(b, f)
 			received := 0
 			b.ReportAllocs()
-			for r := range f.Fetch(ctx, func(yield func(fetch.Request) bool) {
+			for r := range f.Fetch(b.Context(), func(yield func(fetch.Request) bool) {
 				await()
 				b.ResetTimer()
 				repeat(fetch.Request{URL: nowhere}, b.N)(yield)
@@ -203,24 +203,25 @@ func (m *measurement) run(b *testing.B) {
 	if c, ok := m.doer.(engine); ok {
 		b.Cleanup(c.CloseIdleConnections)
 	}
-	f := fetch.Fetcher{Strategy: m.strategy, Doer: m.doer}
-	var batches, batchTime, startup time.Duration
-	ctx, await := shards(b, m.strategy)
-	ctx = fetch.WithTrace(ctx, &fetch.Trace{BatchDone: func(info fetch.BatchInfo) {
-		batches++
-		batchTime += info.Duration
-	}})
-
+	f := fetcher(m.strategy, m.doer)
 	// Connections are opened beforehand: they are the same for 1 URL and for a million.
-	inFlight, _ := m.strategy.(fetch.Bounded).Bounds()
-	for r := range f.Fetch(b.Context(), repeat(m.request, inFlight)) {
+	for r := range f.Fetch(b.Context(), repeat(m.request, m.strategy.Limits().InFlight)) {
 		m.require(b, &r)
 	}
 	warm := m.server.Requests()
 
 	seen := make([]uint64, b.N/64+1) // a bit for each index
 	slow := newSlowest(b.N)
-	var cpu time.Duration
+	var cpu, startup, batches, batchTime time.Duration
+	await := shards(b, f)
+	if _, ok := m.strategy.(fetch.Batch); ok {
+		f.Trace = func(e fetch.Event) {
+			if e.Kind == fetch.EventBatch {
+				batches++
+				batchTime += e.Duration
+			}
+		}
+	}
 	input := func(yield func(fetch.Request) bool) {
 		// A Shard's connections, other than those of the other strategies, are opened
 		// in the timed part: its children live no longer than this Fetch.
@@ -230,7 +231,7 @@ func (m *measurement) run(b *testing.B) {
 		repeat(m.request, b.N)(yield)
 	}
 	b.ReportAllocs()
-	for r := range f.Fetch(ctx, input) {
+	for r := range f.Fetch(b.Context(), input) {
 		m.require(b, &r)
 		word, bit := &seen[r.Request.Index/64], uint64(1)<<(r.Request.Index%64)
 		if *word&bit != 0 {
@@ -267,28 +268,28 @@ func (m *measurement) run(b *testing.B) {
 	}
 }
 
-// shards returns a context to fetch with, and a function that waits until the children are
-// ready, if s is a Shard, and returns how long that took the slowest. They start with
-// the Fetch, so the input is the place to wait for them.
-func shards(b *testing.B, s fetch.Strategy) (ctx context.Context, await func() (startup time.Duration)) {
-	shard, ok := s.(fetch.Shard)
+// shards returns a function that waits until the children are ready, if f has a Shard, and
+// returns how long that took the slowest. They start with the Fetch, so the input is the
+// place to wait for them.
+func shards(b *testing.B, f *fetch.Fetcher) (await func() (startup time.Duration)) {
+	shard, ok := f.Strategy.(fetch.Shard)
 	if !ok {
-		return b.Context(), func() time.Duration { return 0 }
+		return func() time.Duration { return 0 }
 	}
 	processes := cmp.Or(shard.Processes, runtime.GOMAXPROCS(0))
-	infos := make(chan fetch.ShardInfo, 3*processes)
-	ctx = fetch.WithTrace(b.Context(), &fetch.Trace{
-		ShardStarted: func(i fetch.ShardInfo) { infos <- i },
-		ShardGone: func(i fetch.ShardInfo) {
-			if i.Err != nil {
-				b.Errorf("a child is gone: %v", i.Err)
-			}
-			infos <- i
-		},
-	})
-	return ctx, func() (startup time.Duration) {
+	started := make(chan time.Duration, 3*processes)
+	f.Trace = func(e fetch.Event) {
+		switch {
+		case e.Kind == fetch.EventShardUp:
+			started <- e.Duration
+		case e.Kind == fetch.EventShardDown && e.Err != nil:
+			b.Errorf("a child is gone: %v", e.Err)
+			started <- e.Duration
+		}
+	}
+	return func() (startup time.Duration) {
 		for range processes {
-			startup = max(startup, (<-infos).Startup)
+			startup = max(startup, <-started)
 		}
 		return startup
 	}

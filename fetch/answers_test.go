@@ -1,6 +1,7 @@
 package fetch_test
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"context"
@@ -189,9 +190,9 @@ func TestClientSharesRequests(t *testing.T) {
 	server := serve(t, mux)
 	jar, err := cookiejar.New(nil)
 	require.NoError(t, err)
-	for name, client := range map[string]*fetch.Client{
-		"Client": {},
-		"HTTP":   fetch.HTTP(&http.Client{Jar: jar, Transport: fetch.NewTransport()}),
+	for name, client := range map[string]engine{
+		"Client":     &fetch.Client{},
+		"HTTPClient": fetch.HTTPClient{Client: &http.Client{Jar: jar, Transport: fetch.NewTransport()}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tidy(t, client)
@@ -200,7 +201,7 @@ func TestClientSharesRequests(t *testing.T) {
 			was := *req
 			was.Header, was.Body = header.Clone(), bytes.Clone(req.Body)
 			// http.Client makes a GET of a PUT that is found elsewhere.
-			want := map[string]string{"Client": "a body", "HTTP": ""}[name]
+			want := map[string]string{"Client": "a body", "HTTPClient": ""}[name]
 			var wg sync.WaitGroup
 			for range 16 {
 				wg.Go(func() {
@@ -263,9 +264,9 @@ func TestClientClosedConnections(t *testing.T) {
 
 func TestClientCloseIdleConnections(t *testing.T) {
 	tidy(t, &fetch.Client{}).CloseIdleConnections() // before the first request
-	for name, client := range map[string]*fetch.Client{
-		"Client": {},
-		"HTTP":   fetch.HTTP(&http.Client{Transport: fetch.NewTransport()}),
+	for name, client := range map[string]engine{
+		"Client":     &fetch.Client{},
+		"HTTPClient": fetch.HTTPClient{Client: &http.Client{Transport: fetch.NewTransport()}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := fetchtest.NewServer(t)
@@ -306,9 +307,9 @@ func TestClientTransport(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			dial := c.transport.DialContext
 			client := tidy(t, &fetch.Client{Transport: c.transport})
-			users := tidy(t, fetch.HTTP(&http.Client{Transport: c.transport}))
+			users := tidy(t, fetch.HTTPClient{Client: &http.Client{Transport: c.transport}})
 			for range 3 {
-				for name, client := range map[string]*fetch.Client{"Client": client, "http.Client": users} {
+				for name, client := range map[string]engine{"Client": client, "HTTPClient": users} {
 					res := get(t, client, server.URL)
 					if assert.NoError(t, res.Err, name) {
 						assert.Equal(t, c.want, string(res.Body), name)
@@ -332,18 +333,90 @@ func TestClientTransport(t *testing.T) {
 	})
 }
 
-// HTTP gives the requests to the caller's client, with all that it was set up for.
-func TestHTTP(t *testing.T) {
+// A request that finds its kept connection closed is sent again if it may be sent twice.
+func TestClientSentAgain(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	var running sync.WaitGroup
+	t.Cleanup(func() {
+		l.Close()
+		running.Wait()
+	})
+	// The second request of a connection is read, and has no response.
+	running.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			running.Go(func() {
+				defer conn.Close()
+				br := bufio.NewReader(conn)
+				for first := true; ; first = false {
+					r, err := http.ReadRequest(br)
+					if err != nil {
+						return
+					}
+					body, err := io.ReadAll(r.Body)
+					if err != nil || !first {
+						return
+					}
+					text := r.Method + string(body) + fmt.Sprint(r.Header["Idempotency-Key"])
+					fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(text), text)
+				}
+			})
+		}
+	})
+	url := "http://" + l.Addr().String()
+	for _, c := range []struct {
+		method, field, body string
+		again               bool
+	}{
+		{"GET", "", "", true},
+		{"OPTIONS", "", "", true},
+		{"PUT", "", "a body", true},
+		{"put", "", "a body", true},
+		{"DELETE", "", "", true},
+		{"POST", "", "a body", false},
+		{"PATCH", "", "", false},
+		{"POST", "Idempotency-Key", "a body", true},
+		{"POST", "x-idempotency-key", "a body", true},
+	} {
+		header := http.Header{"X-Custom": {"1"}}
+		if c.field != "" {
+			header[c.field] = []string{"1"}
+		}
+		was := header.Clone()
+		for name, client := range map[string]engine{
+			"Client":     &fetch.Client{},
+			"HTTPClient": fetch.HTTPClient{Client: &http.Client{Transport: fetch.NewTransport()}},
+		} {
+			tidy(t, client)
+			require.NoError(t, get(t, client, url).Err)
+			res := client.Do(t.Context(), &fetch.Request{Method: c.method, URL: url, Header: header, Body: []byte(c.body)})
+			assert.Equal(t, was, header, "%s: the caller's header", name)
+			if !c.again {
+				assert.ErrorIs(t, res.Err, fetch.ErrReset, "%s: %v", name, c)
+				continue
+			}
+			require.NoError(t, res.Err, "%s: %v", name, c)
+			assert.Equal(t, c.method+c.body+fmt.Sprint(header["Idempotency-Key"]), string(res.Body), "%s", name)
+		}
+	}
+}
+
+// HTTPClient gives the requests to the caller's client, with all that it was set up for.
+func TestHTTPClient(t *testing.T) {
 	server := serve(t, httpbin.New())
 
 	t.Run("nil", func(t *testing.T) {
-		client := tidy(t, fetch.HTTP(nil))
+		client := tidy(t, fetch.HTTPClient{})
 		assert.Equal(t, "GET", decoded[got](t, client, &fetch.Request{URL: server.URL + "/anything"}).Method)
 	})
 	t.Run("jar", func(t *testing.T) {
 		jar, err := cookiejar.New(nil)
 		require.NoError(t, err)
-		client := tidy(t, fetch.HTTP(&http.Client{Jar: jar, Transport: fetch.NewTransport()}))
+		client := tidy(t, fetch.HTTPClient{Client: &http.Client{Jar: jar, Transport: fetch.NewTransport()}})
 		res := get(t, client, server.URL+"/cookies/set?k=v")
 		require.NoError(t, res.Err)
 		header := http.Header{"X-Custom": {"1"}}
@@ -353,14 +426,14 @@ func TestHTTP(t *testing.T) {
 	})
 	t.Run("redirect policy", func(t *testing.T) {
 		policy := errors.New("no redirects here")
-		client := tidy(t, fetch.HTTP(&http.Client{Transport: fetch.NewTransport(), CheckRedirect: func(*http.Request, []*http.Request) error { return policy }}))
+		client := tidy(t, fetch.HTTPClient{Client: &http.Client{Transport: fetch.NewTransport(), CheckRedirect: func(*http.Request, []*http.Request) error { return policy }}})
 		res := get(t, client, server.URL+"/redirect/1")
 		assert.ErrorIs(t, res.Err, policy)
 		assert.ErrorIs(t, res.Err, fetch.ErrRedirect)
 		assert.Equal(t, 302, res.Status)
 		assert.NotEmpty(t, res.Header().Get("Location"))
 
-		client = tidy(t, fetch.HTTP(&http.Client{Transport: fetch.NewTransport(), CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}))
+		client = tidy(t, fetch.HTTPClient{Client: &http.Client{Transport: fetch.NewTransport(), CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}})
 		res = get(t, client, server.URL+"/redirect/1")
 		assert.NoError(t, res.Err)
 		assert.Equal(t, 302, res.Status)
@@ -368,7 +441,7 @@ func TestHTTP(t *testing.T) {
 	t.Run("timeout", func(t *testing.T) {
 		for status, answer := range map[int]string{0: "", 200: "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345"} {
 			silent := serveRaw(t, hangs(answer))
-			client := tidy(t, fetch.HTTP(&http.Client{Timeout: 30 * time.Millisecond, Transport: fetch.NewTransport()}))
+			client := tidy(t, fetch.HTTPClient{Client: &http.Client{Timeout: 30 * time.Millisecond, Transport: fetch.NewTransport()}})
 			res := get(t, client, silent+"/?token="+secret)
 			var e *fetch.Error
 			require.ErrorAs(t, res.Err, &e)
@@ -381,13 +454,41 @@ func TestHTTP(t *testing.T) {
 			assert.Positive(t, res.Duration)
 		}
 	})
+	t.Run("own timeout", func(t *testing.T) {
+		for status, answer := range map[int]string{0: "", 200: "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345"} {
+			client := tidy(t, fetch.HTTPClient{Client: &http.Client{Transport: fetch.NewTransport()}, Timeout: 30 * time.Millisecond})
+			res := get(t, client, serveRaw(t, hangs(answer)))
+			assert.ErrorIs(t, res.Err, fetch.ErrTimeout)
+			assert.ErrorContains(t, res.Err, "no complete response within 30ms: see Timeout")
+			assert.Equal(t, status, res.Status)
+		}
+		client := tidy(t, fetch.HTTPClient{Client: &http.Client{Transport: fetch.NewTransport()}, Timeout: 100 * time.Millisecond})
+		assert.ErrorContains(t, get(t, client, server.URL+"/redirect-to?url=/delay/10").Err, "see Timeout", "redirects are included")
+	})
+	t.Run("MaxBody", func(t *testing.T) {
+		for most, kind := range map[int64]fetch.Kind{99: fetch.ErrTooLarge, 100: "", 0: "", -1: ""} {
+			client := tidy(t, fetch.HTTPClient{Client: &http.Client{Transport: fetch.NewTransport()}, MaxBody: most})
+			for _, path := range []string{"/bytes/100", "/stream-bytes/100"} {
+				res := get(t, client, server.URL+path)
+				assert.Equal(t, kind, fetch.KindOf(res.Err), "%d: %v", most, res.Err)
+				if kind != "" {
+					assert.ErrorContains(t, res.Err, "more than 99 bytes: see MaxBody")
+				}
+			}
+		}
+		large := serve(t, answers(bomb(), "Content-Encoding", "gzip"))
+		client := tidy(t, fetch.HTTPClient{Client: &http.Client{Transport: fetch.NewTransport()}})
+		assert.ErrorIs(t, get(t, client, large.URL).Err, fetch.ErrTooLarge, "by default 10 MiB")
+		client.MaxBody = -1
+		assert.NoError(t, get(t, client, large.URL).Err)
+	})
 	t.Run("user info", func(t *testing.T) {
-		client := tidy(t, fetch.HTTP(&http.Client{Transport: fetch.NewTransport()}))
+		client := tidy(t, fetch.HTTPClient{Client: &http.Client{Transport: fetch.NewTransport()}})
 		g := decoded[got](t, client, &fetch.Request{URL: strings.Replace(server.URL, "http://", "http://u:p@", 1) + "/anything"})
 		assert.NotContains(t, g.Headers, "Authorization")
 	})
 	t.Run("body", func(t *testing.T) {
-		client := tidy(t, fetch.HTTP(&http.Client{Transport: fetch.NewTransport()}))
+		client := tidy(t, fetch.HTTPClient{Client: &http.Client{Transport: fetch.NewTransport()}})
 		to := url.Values{"url": {"/anything"}, "status_code": {"307"}}
 		g := decoded[got](t, client, &fetch.Request{Method: "POST", URL: server.URL + "/redirect-to?" + to.Encode(), Body: []byte("a body")})
 		assert.Equal(t, "data:application/octet-stream;base64,YSBib2R5", g.Data)

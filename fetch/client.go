@@ -22,59 +22,54 @@ import (
 // DefaultClient is the [Doer] of a [Fetcher] that has none.
 var DefaultClient = &Client{}
 
-// A Client is the default [Doer], over net/http: HTTP/1.1 and HTTP/2, TLS, and
-// the proxy that the environment names. It asks for gzip and decodes it, unless the request
-// has an Accept-Encoding of its own; reads each body to its end; and keeps connections for
-// the next request. The zero value is ready. Its methods may be called concurrently;
-// its fields must not change, and it must not be copied, after the first of them.
+// A Client is the default [Doer], over net/http: HTTP/1.1 and HTTP/2, TLS, and the proxy that the
+// environment names. It asks for gzip and decodes it, unless the request has an Accept-Encoding;
+// reads each body to its end; and keeps connections for the next request. The zero value is ready.
+// Its methods may be called concurrently; its fields must not change, and it must not be copied,
+// after the first call.
 //
-// It is made for servers that nobody vouches for. What it takes from one is bounded by the
-// limits below. An answer that a server sends unasked does not become that of the next
-// request. What the caller sends to one origin (scheme, host and port), other ones that it
-// redirects to do not get. To keep requests away from the machines around you is up
-// to you: see Allow.
-//
-// net/http itself sends a request again, if its method is idempotent, when a kept connection
-// proves to be closed; Attempts counts that.
+// It is meant for untrusted servers: what it takes from one is bounded by the limits below, an
+// unsolicited response is not taken for that of the next request, and the caller's header fields are
+// not forwarded to other origins (scheme, host and port). To keep requests away from the machines
+// around you, set Allow. A request that may be sent twice (see [Retry]) is sent again by net/http if
+// a kept connection proves to be closed; Attempts counts that.
 type Client struct {
-	// Timeout bounds one attempt from the first moment to the end of the body, redirects
-	// included. 0 means 30 s; a negative value means no limit but the context's.
+	// Timeout bounds one attempt, from its start to the end of the body, redirects included. 0 means
+	// 30 s; a negative value, no limit but the context's.
 	Timeout time.Duration
 	// IdleRead is how long a server may be silent: from the end of the request to that of the
-	// answer's head, and in the middle of a body, decoded. 0 means 15 s; a negative value, no limit.
+	// response's head, and within a body. 0 means 15 s; a negative value, no limit.
 	IdleRead time.Duration
-	// MaxHead is the size in bytes of the largest head of an answer that is accepted, informational
-	// ones (1xx) before it included; a larger one is an [ErrTooLarge] (or, with HTTP/2, an
-	// [ErrProtocol]). 0 means 256 KiB, or what Transport has if that is set; a negative value, no limit.
+	// MaxHead is the size in bytes of the largest response head that is accepted, with informational
+	// ones (1xx) before it; a larger one is an [ErrTooLarge] (with HTTP/2, an [ErrProtocol]). 0 means
+	// 256 KiB, or what Transport has if that is set; a negative value, no limit.
 	MaxHead int64
-	// MaxBody is the size in bytes of the largest body that is accepted, counted after
-	// decompression; a larger one is an [ErrTooLarge]. 0 means 10 MiB; a negative value, no limit.
+	// MaxBody is the size in bytes of the largest body that is accepted, counted after decompression;
+	// a larger one is an [ErrTooLarge]. 0 means 10 MiB; a negative value, no limit.
 	MaxBody int64
 
-	// MaxRedirects is how many redirects are followed for one request; one more is
-	// an [ErrRedirect]. 0 means 10; a negative value means that none is followed, and the
-	// redirect itself is the result. A redirect to another origin (scheme, host or
-	// port) is followed without any of the caller's header fields, but with the body if the
-	// status is one that keeps that: 307 and 308, and 301 and 302 for other methods than POST.
+	// MaxRedirects is how many redirects are followed for one request; one more is an [ErrRedirect].
+	// 0 means 10; a negative value means that none is followed, and the redirect is the result. A
+	// redirect to another origin is followed without the caller's header fields, but with the body if
+	// the status keeps that: 307 and 308, and 301 and 302 for other methods than POST.
 	MaxRedirects int
-	// KeepHeaders names those of the caller's header fields that other origins get too. By default
-	// none; Host is never kept.
+	// KeepHeaders names the header fields of the caller that other origins get too. By default none;
+	// Host is never kept.
 	KeepHeaders []string
 	// AllowDowngrade allows redirects from https to http. By default they are an [ErrRedirect].
 	AllowDowngrade bool
-	// UserInfo sends the user info of a request's URL, as Basic authentication (RFC 7617), if the
-	// request has no Authorization of its own. By default it is not sent. That of a
-	// redirect's Location never is.
+	// UserInfo sends the user info of a request's URL as Basic authentication (RFC 7617), if the
+	// request has no Authorization. By default it is not sent. That of a Location never is.
 	UserInfo bool
 
 	// Allow decides which addresses are connected to: it returns nil, or why not, which makes the
-	// request fail with an [ErrAddress]. It is asked with the address that a name has been
-	// resolved to, before each connection, so also for redirects; it may be called by several
-	// goroutines at once. [PublicOnly] is one. By default all addresses are allowed.
+	// request fail with an [ErrAddress]. It is asked before each connection, also those of redirects,
+	// with the address that the name was resolved to, by several goroutines at once. [PublicOnly] is
+	// one. By default all addresses are allowed.
 	//
-	// With an Allow, a request for which Transport has a proxy fails, since the proxy would connect
-	// to what it likes; so does every request if Transport has a DialTLSContext. If it has a
-	// DialContext that is not that of [NewTransport], Allow is asked after it has connected.
+	// With an Allow, a request for which Transport has a proxy fails, since the address policy cannot
+	// be enforced through a proxy; so does every request if Transport has a DialTLSContext. If it has
+	// a DialContext that is not that of [NewTransport], Allow is asked after it has connected.
 	Allow func(netip.AddrPort) error
 
 	// Transport makes the connections; the Client uses a clone of it. nil means one of [NewTransport].
@@ -82,14 +77,13 @@ type Client struct {
 
 	once      sync.Once
 	transport *http.Transport
-	dialer    dialer       // transport's
-	http      *http.Client // instead of transport, if not nil: see HTTP
+	dialer    dialer // transport's
 }
 
-// NewTransport returns a transport from go-cleanhttp with its own connections, made
-// fit for concurrent fetching: where cleanhttp keeps GOMAXPROCS+1 idle connections to
-// a host and throws further ones away, this one keeps all, for 90 s. With thousands of hosts that is as many
-// open files: make its IdleConnTimeout a few seconds there.
+// NewTransport returns a transport from go-cleanhttp with its own connections, made fit for
+// concurrent fetching: where cleanhttp keeps GOMAXPROCS+1 idle connections to a host, this one keeps
+// all, for 90 s. With thousands of hosts that is as many open files: make its IdleConnTimeout a few
+// seconds there.
 func NewTransport() *http.Transport {
 	t := cleanhttp.DefaultPooledTransport()
 	t.MaxIdleConns = 0 // no limit
@@ -98,33 +92,37 @@ func NewTransport() *http.Transport {
 	return t
 }
 
-// HTTP returns a [Doer] that performs requests by c.Do, with c's transport, cookies,
-// redirect policy and timeout; nil means [http.DefaultClient]. Of the fields of
-// the [Client] that it returns, Timeout (none, unless set) and MaxBody apply: it is as safe
-// as c is, and no safer. With an Allow, every request fails.
-//
-// A transport that nobody tuned throws most connections away: see [NewTransport].
-func HTTP(c *http.Client) *Client {
-	if c == nil {
-		c = http.DefaultClient
-	}
-	return &Client{Timeout: -1, IdleRead: -1, http: c}
-}
-
 // Do implements [Doer].
 func (c *Client) Do(ctx context.Context, req *Request) Result {
-	res := Result{Request: req}
 	limits := c.limits()
 	a := newAttempt(ctx, limits.Timeout, limits.IdleRead)
 	defer a.stop()
-	hreq, err := c.newHTTPRequest(a, req)
+	return a.perform(newHop(a), req, c.UserInfo, func(hreq *http.Request, res *Result) (err error) {
+		c.once.Do(c.init)
+		for hops := 0; hreq != nil && err == nil; hops++ {
+			hreq, err = c.send(a, hreq, res, hops)
+		}
+		return err
+	})
+}
+
+// CloseIdleConnections closes the connections that no request is using.
+func (c *Client) CloseIdleConnections() {
+	c.once.Do(c.init)
+	c.dialer.closeIdle()
+}
+
+// perform checks req, translates it for net/http and returns what exchange makes of it.
+func (a *attempt) perform(ctx context.Context, req *Request, userInfo bool, exchange func(*http.Request, *Result) error) Result {
+	res := Result{Request: req}
+	hreq, err := newHTTPRequest(ctx, req, userInfo)
 	if err != nil {
 		res.Err = newError(ErrBadURL, req, err)
 		return res
 	}
 	res.Attempts = 1
 	begun := time.Now()
-	err = c.exchange(a, hreq, &res)
+	err = exchange(hreq, &res)
 	res.Duration = time.Since(begun)
 	if err == nil {
 		return res
@@ -132,29 +130,14 @@ func (c *Client) Do(ctx context.Context, req *Request) Result {
 	if expired := a.expired(); expired != nil {
 		err = expired
 	}
-	res.Err = NewError(ctx, req, err)
+	res.Err = NewError(a.caller, req, err)
 	if KindOf(res.Err) == ErrBadURL {
 		res.Attempts = 0 // net/http refused it before any I/O
 	}
 	return res
 }
 
-// CloseIdleConnections closes the connections that no request is using.
-func (c *Client) CloseIdleConnections() {
-	if c.http != nil {
-		c.http.CloseIdleConnections()
-		return
-	}
-	c.once.Do(c.init)
-	c.dialer.closeIdle()
-}
-
-// newHTTPRequest checks r and translates it.
-func (c *Client) newHTTPRequest(a *attempt, r *Request) (*http.Request, error) {
-	ctx := context.Context(a)
-	if c.http == nil {
-		ctx = newHop(a)
-	}
+func newHTTPRequest(ctx context.Context, r *Request, userInfo bool) (*http.Request, error) {
 	u, user, err := rules.ParseURL(r.URL)
 	if err != nil {
 		return nil, err
@@ -170,18 +153,20 @@ func (c *Client) newHTTPRequest(a *attempt, r *Request) (*http.Request, error) {
 		h.Host = cmp.Or(r.Header.Get("Host"), u.Host)
 	}
 	hreq := newHopRequest(ctx, &h)
-	if c.http != nil {
-		hreq.Header = hreq.Header.Clone() // its cookie jar writes to it
-	} else if c.UserInfo && user != nil && hreq.Header.Get("Authorization") == "" {
+	if userInfo && user != nil && hreq.Header.Get("Authorization") == "" {
 		hreq.Header = hreq.Header.Clone()
 		password, _ := user.Password()
 		hreq.SetBasicAuth(user.Username(), password)
+	}
+	if h.Method != http.MethodGet && hreq.Header["Idempotency-Key"] == nil && rules.Repeatable(h.Method, r.Header) {
+		hreq.Header = hreq.Header.Clone()
+		hreq.Header["Idempotency-Key"] = []string{} // which is not sent, and has net/http repeat it
 	}
 	setBody(hreq, r.Body)
 	return hreq, nil
 }
 
-// setBody makes body the one of hreq, in the way that lets a transport send it again.
+// setBody makes body that of hreq, in the way that lets a transport send it again.
 func setBody(hreq *http.Request, body []byte) {
 	if len(body) == 0 {
 		return
@@ -191,42 +176,12 @@ func setBody(hreq *http.Request, body []byte) {
 	hreq.Body, _ = hreq.GetBody()
 }
 
-// exchange sends hreq and follows redirects, and puts the answer into res.
-func (c *Client) exchange(a *attempt, hreq *http.Request, res *Result) error {
-	if c.http != nil {
-		if c.Allow != nil { // rather than a hole in the fence
-			return errNotAsked
-		}
-		resp, err := c.http.Do(hreq)
-		if err != nil && resp != nil { // only if its redirect policy refused
-			res.Status, res.header = resp.StatusCode, resp.Header
-			return &Error{Kind: ErrRedirect, Err: errors.Unwrap(err)}
-		}
-		if err == nil {
-			err = checkHead(resp)
-		}
-		if err != nil {
-			return err
-		}
-		return c.receive(a, resp, res)
-	}
-	c.once.Do(c.init)
-	for hops := 0; hreq != nil; hops++ {
-		next, err := c.send(a, hreq, res, hops)
-		if err != nil {
-			return err
-		}
-		hreq = next
-	}
-	return nil
-}
-
-// send sends hreq and puts the answer into res, or returns the request that it redirects to.
+// send sends hreq and puts the response into res, or returns the request that it redirects to.
 func (c *Client) send(a *attempt, hreq *http.Request, res *Result, hops int) (*http.Request, error) {
 	h := hreq.Context().Value(hopKey{}).(*hop)
 	c.dialer.enter(h, origin{hreq.URL.Scheme, hreq.URL.Host})
-	defer c.dialer.leave(h)
-	hreq.Close = h.host.distrusted()
+	defer c.dialer.change(h.host, -1, 0)
+	hreq.Close = c.dialer.suspects.Has(h.host.origin)
 	resp, err := c.transport.RoundTrip(hreq)
 	for errors.Is(err, errStray) && h.Err() == nil {
 		// Nothing has been written, but net/http knows that only if the body was to come later. It
@@ -239,25 +194,54 @@ func (c *Client) send(a *attempt, hreq *http.Request, res *Result, hops int) (*h
 	}
 	h.over.Store(true)
 	a.listen()
-	if again := h.sent.Load() - 1; again > 0 {
-		res.Attempts += int(again)
-	}
+	res.Attempts += max(0, int(h.sent.Load())-1)
 	if err == nil {
 		err = checkHead(resp)
+	} else if kindOf(err) == ErrTooLarge {
+		err = fmt.Errorf("%w: see MaxHead", err)
 	}
 	if err != nil {
 		return nil, err
 	}
 	if n := resp.Header.Get("Content-Length"); resp.StatusCode == http.StatusNoContent && resp.ProtoMajor == 1 && n != "" && n != "0" {
-		c.dialer.suspect(h.host) // the body that it announces may follow, though a 204 has none
+		c.dialer.suspects.Add(h.host.origin) // the body that it announces may follow, though a 204 has none
 	}
 	next, err := c.redirect(a, hreq, res.Request, resp, hops)
 	if next == nil && err == nil {
-		return nil, c.receive(a, resp, res)
+		return nil, res.receive(a, resp, c.limits().MaxBody)
 	}
-	res.Status, res.header = resp.StatusCode, resp.Header
+	res.setHead(resp)
 	drain(resp.Body, a)
 	return next, err
+}
+
+// redirect returns the request that resp, the response to hreq, asks for; nil if resp is itself the
+// result; or an error of kind ErrRedirect.
+func (c *Client) redirect(a *attempt, hreq *http.Request, req *Request, resp *http.Response, hops int) (*http.Request, error) {
+	policy := rules.Redirects{Max: c.limits().MaxRedirects, KeepHeaders: c.KeepHeaders, AllowDowngrade: c.AllowDowngrade}
+	hop := rules.Hop{Method: hreq.Method, URL: hreq.URL, Host: hreq.Host, Header: hreq.Header, Body: hreq.Body != nil}
+	next, err := policy.Next(&hop, hops, req.Header, resp.StatusCode, resp.Header)
+	if err != nil {
+		return nil, &Error{Kind: ErrRedirect, Err: err}
+	}
+	if next == nil {
+		return nil, nil
+	}
+	again := newHopRequest(newHop(a), next)
+	again.Response = resp
+	if next.Body {
+		setBody(again, req.Body)
+	}
+	return again, nil
+}
+
+// newHopRequest returns the request for h, as yet without a body.
+func newHopRequest(ctx context.Context, h *rules.Hop) *http.Request {
+	hreq := http.Request{Method: h.Method, URL: h.URL, Host: h.Host, Header: h.Header, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
+	if hreq.Header == nil {
+		hreq.Header = http.Header{}
+	}
+	return hreq.WithContext(ctx)
 }
 
 func (c *Client) init() {
@@ -265,8 +249,8 @@ func (c *Client) init() {
 		c.transport = NewTransport()
 	} else {
 		c.transport = c.Transport.Clone()
-		// A transport that has a DialContext does not speak HTTP/2 unless it is told to.
-		// Clone has made the original ready: it has this entry if it speaks it.
+		// A transport that has a DialContext does not speak HTTP/2 unless it is told to. Clone has made
+		// the original ready: it has this entry if it speaks it.
 		if c.Transport.TLSNextProto["h2"] != nil {
 			c.transport.ForceAttemptHTTP2 = true
 		}
@@ -279,7 +263,17 @@ func (c *Client) init() {
 	case c.transport.MaxResponseHeaderBytes == 0:
 		c.transport.MaxResponseHeaderBytes = c.limits().MaxHead
 	}
-	c.transport.OnProxyConnectResponse = connected(c.transport.OnProxyConnectResponse)
+	// Without this, net/http makes an error of the text of a proxy's response to CONNECT.
+	users := c.transport.OnProxyConnectResponse
+	c.transport.OnProxyConnectResponse = func(ctx context.Context, proxy *url.URL, req *http.Request, resp *http.Response) (err error) {
+		if users != nil {
+			err = users(ctx, proxy, req, resp)
+		}
+		if err == nil && resp.StatusCode != http.StatusOK {
+			err = &Error{Kind: ErrDial, Err: fmt.Errorf("the proxy answered CONNECT with status %d", resp.StatusCode)}
+		}
+		return err
+	}
 	if proxy := c.transport.Proxy; c.Allow != nil && proxy != nil {
 		c.transport.Proxy = func(r *http.Request) (*url.URL, error) {
 			u, err := proxy(r)
@@ -290,24 +284,6 @@ func (c *Client) init() {
 		}
 	}
 	c.dialer.init(c)
-}
-
-type connectFunc = func(ctx context.Context, proxy *url.URL, req *http.Request, resp *http.Response) error
-
-// connected returns what is called with a proxy's answer to CONNECT, after users if that is not
-// nil. net/http would make of the proxy's text an error.
-func connected(users connectFunc) connectFunc {
-	return func(ctx context.Context, proxy *url.URL, req *http.Request, resp *http.Response) error {
-		if users != nil {
-			if err := users(ctx, proxy, req, resp); err != nil {
-				return err
-			}
-		}
-		if resp.StatusCode != http.StatusOK {
-			return &Error{Kind: ErrDial, Err: fmt.Errorf("the proxy answered CONNECT with status %d", resp.StatusCode)}
-		}
-		return nil
-	}
 }
 
 // limits returns the limits that c's fields set.

@@ -158,7 +158,7 @@ func TestDialerWaitsForItsTurn(t *testing.T) {
 	surplus := <-next
 	require.NotNil(t, surplus, "a request has come")
 	surplus.Close()
-	d.leave(second)
+	d.change(second.host, -1, 0)
 
 	ended, end := context.WithCancel(context.Background())
 	end()
@@ -171,7 +171,7 @@ func TestDialerWaitsForItsTurn(t *testing.T) {
 	assert.ErrorIs(t, err, context.Canceled, "its request has ended")
 
 	conn.Close()
-	d.leave(first)
+	d.change(first.host, -1, 0)
 	assert.Empty(t, d.hosts)
 }
 
@@ -190,6 +190,6 @@ func TestDialerLosesPatience(t *testing.T) {
 		}
 		assert.Positive(t, time.Since(begun), "the second one did not wait")
 		assert.LessOrEqual(t, time.Since(begun), 5*time.Second)
-		d.leave(h)
+		d.change(h.host, -1, 0)
 	})
 }

@@ -8,7 +8,7 @@ import (
 	"fetchbench/fetch/fetchtest"
 )
 
-// The default engine does what is asked of every engine.
+// The default engine keeps the contract of every engine.
 func TestDoer(t *testing.T) {
 	quiet(t)
 	fetchtest.TestDoer(t, func() fetch.Doer {

@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 
 	"fetchbench/fetch/internal/rules"
 )
 
-// A Kind says in a word what went wrong. It is an error, so that a Kind can be
-// asked for: errors.Is(err, fetch.ErrTimeout).
+// A Kind says in a word what went wrong. It is an error, for errors.Is(err, fetch.ErrTimeout).
 type Kind string
 
 // Error returns the kind's name.
@@ -18,8 +18,8 @@ func (k Kind) Error() string { return string(k) }
 
 // The kinds of errors that this module returns.
 const (
-	// ErrBadURL: the request cannot be sent as it stands, because of its URL, its
-	// method or a header. It is found before any I/O.
+	// ErrBadURL: the request cannot be sent as it stands, because of its URL, its method or a header.
+	// It is found before any I/O.
 	ErrBadURL Kind = "bad URL"
 	// ErrDNS: the host's name does not resolve.
 	ErrDNS Kind = "DNS"
@@ -29,42 +29,43 @@ const (
 	ErrAddress Kind = "address refused"
 	// ErrTLS: the TLS handshake failed, the server's certificate included.
 	ErrTLS Kind = "TLS"
-	// ErrTimeout: the attempt took longer than its limit, the server was silent for too long, or
-	// the caller's context reached its deadline. Such an error is a [context.DeadlineExceeded] too.
+	// ErrTimeout: the attempt took longer than its limit, the server was silent for too long, or the
+	// caller's context reached its deadline. Such an error is a [context.DeadlineExceeded] too.
 	ErrTimeout Kind = "timeout"
-	// ErrReset: the server closed the connection where an answer was due.
+	// ErrReset: the server closed the connection before its response began.
 	ErrReset Kind = "connection reset"
 	// ErrProtocol: what came is not HTTP.
 	ErrProtocol Kind = "protocol"
-	// ErrTruncated: the connection ended before the answer did.
+	// ErrTruncated: the connection ended before the response did.
 	ErrTruncated Kind = "truncated"
-	// ErrTooLarge: the body, decoded, is larger than the client's MaxBody, or the answer's
-	// head than its MaxHead.
+	// ErrTooLarge: the body, decoded, is larger than the client's MaxBody, or the response's head than
+	// its MaxHead.
 	ErrTooLarge Kind = "too large"
-	// ErrDecode: the body is not what its Content-Encoding says, or, from
-	// [Result.Decode], not the JSON that was asked for.
+	// ErrDecode: the body is not what its Content-Encoding says, or, from [Result.Decode], not JSON of
+	// the wanted form.
 	ErrDecode Kind = "decode"
-	// ErrRedirect: the server redirects too often, from https to http, or to what is not an http URL.
+	// ErrRedirect: the server redirects too often, from https to http, or to something other than an
+	// http URL.
 	ErrRedirect Kind = "redirect"
-	// ErrCanceled: the caller's context was canceled before the answer was whole.
-	// Such an error is a [context.Canceled] too.
+	// ErrCanceled: the caller's context was canceled before the response was complete. Such an error
+	// is a [context.Canceled] too.
 	ErrCanceled Kind = "canceled"
 	// ErrPanic: the Doer panicked; see [PanicError].
 	ErrPanic Kind = "panic"
-	// ErrShard: a [Shard] could not start its child processes, or those that the request
-	// was handed to have ended without an answer; or the like of package jetstream's workers.
-	ErrShard Kind = "shard"
+	// ErrLost: what was to perform the request is gone: the child processes of a [Shard] that it was
+	// handed to ended without a result, or could not be started; or the workers of a strategy for
+	// several machines.
+	ErrLost Kind = "lost"
 )
 
 // KindOf returns the kind of err, or "" if it has none.
 func KindOf(err error) Kind {
-	var k Kind
-	errors.As(err, &k)
+	k, _ := errors.AsType[Kind](err)
 	return k
 }
 
-// An Error is what went wrong with one request. Its text shows the URL without
-// user info, query and fragment, and no header value.
+// An Error is what went wrong with one request. Its text shows the URL without user info, query and
+// fragment, and no header value.
 type Error struct {
 	Kind Kind
 	// URL is the request's, safe to show: without user info, query and fragment.
@@ -77,11 +78,11 @@ func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString("fetch: ")
 	if e.URL != "" {
-		b.WriteString(safeURL(e.URL) + ": ") // whoever made e
+		b.WriteString(safeURL(e.URL) + ": ")
 	}
 	b.WriteString(string(e.Kind))
 	if e.Err != nil {
-		b.WriteString(": " + causeText(e.Err))
+		b.WriteString(": " + rules.Shorten(e.Err.Error(), 512)) // one line
 	}
 	return b.String()
 }
@@ -94,8 +95,8 @@ func (e *Error) Unwrap() []error {
 	return []error{e.Kind, e.Err}
 }
 
-// Is makes every timeout a [context.DeadlineExceeded], and every cancellation a
-// [context.Canceled], whatever noticed it first.
+// Is makes every timeout a [context.DeadlineExceeded], and every cancellation a [context.Canceled],
+// whatever noticed it first.
 func (e *Error) Is(target error) bool {
 	return e.Kind == ErrTimeout && target == context.DeadlineExceeded ||
 		e.Kind == ErrCanceled && target == context.Canceled
@@ -104,21 +105,44 @@ func (e *Error) Is(target error) bool {
 // Timeout reports whether the kind is [ErrTimeout], as net.Error's method does.
 func (e *Error) Timeout() bool { return e.Kind == ErrTimeout }
 
-// causeText is the cause's text without what a server, a URL or a header may have put
-// into it: net/http and net/url quote that, so a quote and the rest are left out. The rest may have
-// names that a certificate or a redirect has, so it is made fit for a line of text.
-func causeText(err error) string {
-	s, _, _ := strings.Cut(err.Error(), `"`)
-	return rules.Shorten(strings.TrimRight(s, " :"), 512)
+// A redacted error has a text without what a server, a URL or a header may have put into it.
+type redacted struct {
+	text string
+	error
 }
 
-// A PanicError is the Err of a request whose [Doer] panicked, or called [runtime.Goexit]
-// (but [Serial], whose Doer runs on the caller's goroutine, lets that end the caller). It is an [*Error] of kind [ErrPanic] too.
+func (e redacted) Error() string { return e.text }
+func (e redacted) Unwrap() error { return e.error }
+
+// redact returns err, one of another package, without what it quotes: net/http, net/url and
+// encoding/json quote what they were given.
+func redact(err error) error {
+	text, _, found := strings.Cut(err.Error(), `"`)
+	if !found {
+		return err
+	}
+	return redacted{strings.TrimRight(text, " :"), err}
+}
+
+// A StatusError says that a response is complete, and its status is not a 2xx: see [Result.Failure].
+type StatusError struct {
+	// URL is the request's, safe to show, as in [Error].
+	URL    string
+	Status int
+}
+
+func (e *StatusError) Error() string {
+	return strings.TrimRight(fmt.Sprintf("fetch: %s: status %d %s", safeURL(e.URL), e.Status, http.StatusText(e.Status)), " ")
+}
+
+// A PanicError is the Err of a request whose [Doer] panicked, or called [runtime.Goexit] (but with
+// [Serial], whose Doer runs on the caller's goroutine, that ends the caller). It is an [*Error] of
+// kind [ErrPanic] too.
 type PanicError struct {
 	// URL is the request's, safe to show, as in [Error].
 	URL string
-	// Value is what the Doer panicked with; in a child of a [Shard], the text of that. The error's text has
-	// it in one line, and otherwise as it is: no more secret than the Doer keeps it.
+	// Value is what the Doer panicked with; in a child of a [Shard], the text of that. The error's text
+	// has it in one line, and otherwise as it is: no more secret than the Doer keeps it.
 	Value any
 	// Stack is the stack of the panic, as [runtime/debug.Stack] formats it.
 	Stack []byte
@@ -134,8 +158,8 @@ func (e *PanicError) Unwrap() error {
 	return &Error{Kind: ErrPanic, URL: e.URL, Err: cause}
 }
 
-// An unsentError is the cause of the error of a request that a Doer did not send, for
-// reasons of its own: it says nothing about the host.
+// An unsentError is the cause of the error of a request that a policy did not let start: it says
+// nothing about the host.
 type unsentError struct{ error }
 
 func (e unsentError) Unwrap() error { return e.error }
@@ -149,8 +173,8 @@ func newError(k Kind, r *Request, cause error) *Error {
 	return e
 }
 
-// contextError returns the *Error for a request that ended, or did not begin,
-// because ctx, the caller's context, is done.
+// contextError returns the *Error for a request that ended, or did not begin, because ctx, the
+// caller's context, is done.
 func contextError(ctx context.Context, r *Request) *Error {
 	err := ctx.Err()
 	if cause := context.Cause(ctx); cause != err {

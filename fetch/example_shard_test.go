@@ -12,8 +12,8 @@ import (
 	"fetchbench/fetch"
 )
 
-// A program that uses a Shard calls ShardMain first, and then does what it does. (That
-// of this example has: its TestMain calls fetch.ShardMain.)
+// A program that uses a Shard calls ShardMain first. (The program of this example does so in its
+// TestMain.)
 func ExampleShard() {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, "pong "+r.URL.Query().Get("n"))
@@ -39,17 +39,20 @@ func ExampleShardMain() {
 }
 
 // A Trace tells which child processes there are, and what became of them.
-func ExampleTrace_shard() {
-	ctx := fetch.WithTrace(context.Background(), &fetch.Trace{
-		ShardStarted: func(i fetch.ShardInfo) { fmt.Println("started", i.Shard, i.PID > 0, i.Startup > 0) },
-		ShardGone:    func(i fetch.ShardInfo) { fmt.Println("gone", i.Shard, i.Unanswered, i.Err) },
-	})
-	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1}}
-	for r := range f.Get(ctx, "http://ok.test/") {
+func ExampleFetcher_shardEvents() {
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1}, Trace: func(e fetch.Event) {
+		switch e.Kind {
+		case fetch.EventShardUp:
+			fmt.Println("up", e.Shard, e.PID > 0, e.Duration > 0)
+		case fetch.EventShardDown:
+			fmt.Println("down", e.Shard, e.Unanswered, e.Err)
+		}
+	}}
+	for r := range f.Get(context.Background(), "http://ok.test/") {
 		fmt.Println(r.Status)
 	}
 	// Output:
-	// started 0 true true
+	// up 0 true true
 	// 200
-	// gone 0 0 <nil>
+	// down 0 0 <nil>
 }

@@ -4,20 +4,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"fetchbench/fetch"
 )
 
-// newServer starts a server that answers each path with a JSON document that
-// names it: /ada with {"name":"ada"}. /nobody is a 404, and /old redirects to /new.
+// newServer starts a server that answers each path with a JSON document that names it: /ada with
+// {"name":"ada"}. /nobody is a 404, and /old redirects to /new.
 func newServer() *httptest.Server {
 	return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -58,7 +61,7 @@ func Example() {
 	f := fetch.Fetcher{Strategy: fetch.Pool{Workers: 8}, Doer: client, Ordered: true}
 	for r := range f.Get(context.Background(), server.URL+"/ada", server.URL+"/nobody", server.URL+"/grace") {
 		if r.Err != nil {
-			fmt.Println("no answer:", r.Err)
+			fmt.Println("no response:", r.Err)
 			continue
 		}
 		fmt.Println(r.Status, string(r.Body))
@@ -86,8 +89,8 @@ func ExampleFetcher() {
 	// 2 https://api.test/edsger
 }
 
-// The input is any sequence of Requests. It is taken as fast as the requests are
-// performed, so it may be endless: the loop says when it is enough.
+// The input is any sequence of Requests. It is taken as fast as the requests are performed, so it may
+// be endless: the loop says when it is enough.
 func ExampleFetcher_Fetch() {
 	pages := func(yield func(fetch.Request) bool) {
 		for page := 1; ; page++ {
@@ -106,7 +109,7 @@ func ExampleFetcher_Fetch() {
 	for r := range f.Fetch(context.Background(), pages) {
 		fmt.Println(r.Request.Method, string(r.Request.Body), r.Status)
 		if r.Request.Index == 2 {
-			break // nothing runs on
+			break // nothing is left running
 		}
 	}
 	// Output:
@@ -124,6 +127,197 @@ func ExampleFetcher_Get() {
 	// 0 {"name":"ada"}
 	// 1 {"name":"grace"}
 	// 2 {"name":"edsger"}
+}
+
+// Requests come from another goroutine, when it has them. Each has a result as soon as it is there,
+// though no other request may come for long.
+func ExampleFetcher_Stream() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	reqs := make(chan fetch.Request)
+	more := make(chan bool)
+	go func() {
+		defer close(reqs) // the end of the input
+		for _, u := range people[:3] {
+			select {
+			case reqs <- fetch.Request{URL: u}:
+			case <-ctx.Done(): // the loop may have ended
+				return
+			}
+			<-more
+		}
+	}()
+	f := fetch.Fetcher{Doer: api}
+	for r := range f.Stream(ctx, reqs) {
+		fmt.Println(r.Request.Index, string(r.Body))
+		more <- true
+	}
+	// Output:
+	// 0 {"name":"ada"}
+	// 1 {"name":"grace"}
+	// 2 {"name":"edsger"}
+}
+
+// A small crawl: each page may lead to others, and the run ends when there are no more.
+func ExampleFetcher_FetchQueue() {
+	site := map[string]string{
+		"https://site.test/":         "/people /projects",
+		"https://site.test/people":   "/ /ada /grace",
+		"https://site.test/projects": "/ada",
+	}
+	pages := fetch.DoerFunc(func(_ context.Context, r *fetch.Request) fetch.Result {
+		return fetch.Result{Status: 200, Body: []byte(site[r.URL])}
+	})
+
+	var queue fetch.Queue
+	seen := map[string]bool{"https://site.test/": true}
+	queue.AddURLs("https://site.test/")
+	f := fetch.Fetcher{Doer: pages, Ordered: true, PerHost: &fetch.PerHost{}}
+	for r := range f.FetchQueue(context.Background(), &queue) {
+		fmt.Println(r.Request.URL)
+		for _, link := range strings.Fields(string(r.Body)) {
+			if u := "https://site.test" + link; !seen[u] {
+				seen[u] = true // no lock: the loop runs on one goroutine
+				queue.AddURLs(u)
+			}
+		}
+	}
+	// Output:
+	// https://site.test/
+	// https://site.test/people
+	// https://site.test/projects
+	// https://site.test/ada
+	// https://site.test/grace
+}
+
+// A Tag goes along with its request, so a result can be told what it belongs to.
+func ExampleRequest_tag() {
+	type user struct {
+		id   int
+		name string
+	}
+	users := []user{{7, "ada"}, {11, "grace"}}
+	requests := func(yield func(fetch.Request) bool) {
+		for _, u := range users {
+			if !yield(fetch.Request{URL: "https://api.test/" + u.name, Tag: u}) {
+				return
+			}
+		}
+	}
+	f := fetch.Fetcher{Doer: api, Ordered: true}
+	for r := range f.Fetch(context.Background(), requests) {
+		fmt.Println("user", r.Request.Tag.(user).id, string(r.Body))
+	}
+	// Output:
+	// user 7 {"name":"ada"}
+	// user 11 {"name":"grace"}
+}
+
+// Trace is told what happens in a run. The end of a batch is the place for a checkpoint.
+func ExampleFetcher_trace() {
+	f := fetch.Fetcher{
+		Strategy: fetch.Batch{Size: 2},
+		Doer:     api,
+		Trace: func(e fetch.Event) {
+			if e.Kind == fetch.EventBatch {
+				fmt.Printf("batch %d: %d URLs, %d failed\n", e.Batch, e.Size, e.Failed)
+			}
+		},
+	}
+	for range f.Get(context.Background(), people...) {
+	}
+	// Output:
+	// batch 0: 2 URLs, 0 failed
+	// batch 1: 2 URLs, 0 failed
+	// batch 2: 1 URLs, 0 failed
+}
+
+// Metrics by log/slog: an attempt begins with EventStart, and ends with EventRetry or EventEnd.
+func ExampleFetcher_slog() {
+	log := slog.New(slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{
+		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+			if a.Key == slog.TimeKey {
+				return slog.Attr{} // the output of an example is always the same
+			}
+			return a
+		},
+	}))
+	inFlight := 0 // no lock: Trace is called one at a time
+	f := fetch.Fetcher{
+		Strategy: fetch.Serial{},
+		Doer:     unsteady(),
+		Retry:    &fetch.Retry{Backoff: time.Millisecond},
+		Trace: func(e fetch.Event) {
+			switch e.Kind {
+			case fetch.EventStart:
+				inFlight++
+				log.Info("start", "index", e.Request.Index, "in_flight", inFlight)
+			case fetch.EventRetry:
+				inFlight--
+				log.Warn("retry", "index", e.Request.Index, "status", e.Status, "attempts", e.Attempts)
+			case fetch.EventEnd:
+				inFlight--
+				log.Info("end", "index", e.Request.Index, "status", e.Status, "attempts", e.Attempts, "in_flight", inFlight)
+			}
+		},
+	}
+	for range f.Get(context.Background(), people[:2]...) {
+	}
+	// Output:
+	// level=INFO msg=start index=0 in_flight=1
+	// level=WARN msg=retry index=0 status=503 attempts=1
+	// level=INFO msg=start index=0 in_flight=1
+	// level=INFO msg=end index=0 status=200 attempts=2 in_flight=0
+	// level=INFO msg=start index=1 in_flight=1
+	// level=INFO msg=end index=1 status=200 attempts=1 in_flight=0
+}
+
+// unsteady returns a Doer that answers as api does, but for the first request: that is a 503.
+func unsteady() fetch.Doer {
+	var calls atomic.Int64
+	return fetch.DoerFunc(func(ctx context.Context, r *fetch.Request) fetch.Result {
+		if calls.Add(1) == 1 {
+			return fetch.Result{Status: 503, Attempts: 1}
+		}
+		return api(ctx, r)
+	})
+}
+
+// An Event is printed in one line, without what may be secret in a URL.
+func ExampleEvent() {
+	f := fetch.Fetcher{
+		Strategy: fetch.Serial{},
+		Doer:     api,
+		Trace:    func(e fetch.Event) { fmt.Println(e) },
+	}
+	for range f.Get(context.Background(), "https://me:secret@api.test/ada?key=123", "https://api.test/nobody") {
+	}
+	// Output:
+	// start url=https://api.test/ada
+	// end url=https://api.test/ada status=200 attempts=1
+	// start url=https://api.test/nobody
+	// end url=https://api.test/nobody status=404 attempts=1
+}
+
+// A Doer may have events of its own. They go to the Trace of the run that it performs for.
+func ExampleEmit() {
+	const eventCached fetch.EventKind = "cached"
+	cache := map[string]fetch.Result{"https://api.test/ada": {Status: 200, Body: []byte(`{"name":"ada"}`)}}
+	cached := fetch.DoerFunc(func(ctx context.Context, r *fetch.Request) fetch.Result {
+		if res, ok := cache[r.URL]; ok {
+			fetch.Emit(ctx, fetch.Event{Kind: eventCached, Request: r})
+			return res
+		}
+		return api(ctx, r)
+	})
+	f := fetch.Fetcher{Doer: cached, Trace: func(e fetch.Event) {
+		if e.Kind == eventCached {
+			fmt.Println(e)
+		}
+	}}
+	for range f.Get(context.Background(), people...) {
+	}
+	// Output: cached url=https://api.test/ada
 }
 
 func ExampleURLs() {
@@ -216,8 +410,8 @@ func ExampleDoerFunc_middleware() {
 	// 200
 }
 
-// A Doer over something else than net/http gives its errors a Kind, and parses no header
-// that nobody asks for.
+// A Doer over something other than net/http gives its errors a Kind, and parses a header only when
+// it is asked for.
 func ExampleNewError() {
 	gopher := fetch.DoerFunc(func(ctx context.Context, r *fetch.Request) (res fetch.Result) {
 		res.Attempts = 1
@@ -228,7 +422,7 @@ func ExampleNewError() {
 		}
 		defer conn.Close()
 		// …
-		res.SetHeaderFunc(func() http.Header { return http.Header{"Content-Type": {"text/plain"}} })
+		res.SetHeader(func() http.Header { return http.Header{"Content-Type": {"text/plain"}} })
 		return res
 	})
 	res := gopher.Do(context.Background(), &fetch.Request{URL: "http://user:secret@nobody.test/"})
@@ -258,19 +452,23 @@ func ExampleClient() {
 	// 302 "/new"
 }
 
-// An http.Client that a program has already keeps its cookies, its redirect
-// policy and whatever its transport adds to requests.
-func ExampleHTTP() {
+// An http.Client that a program has already keeps its cookies, its redirect policy and whatever its
+// transport adds to requests.
+func ExampleHTTPClient() {
 	server := newServer()
 	defer server.Close()
-	hc := &http.Client{Transport: fetch.NewTransport(), Timeout: 5 * time.Second}
-	defer hc.CloseIdleConnections()
-
-	f := fetch.Fetcher{Doer: fetch.HTTP(hc)}
-	for r := range f.Get(context.Background(), server.URL+"/old") {
-		fmt.Println(r.Status, string(r.Body)) // hc has followed the redirect
+	client := fetch.HTTPClient{
+		Client:  &http.Client{Transport: fetch.NewTransport()},
+		Timeout: 5 * time.Second,
+		MaxBody: 1 << 20,
 	}
-	// Output: 200 {"name":"new"}
+	defer client.CloseIdleConnections()
+
+	f := fetch.Fetcher{Doer: client}
+	for r := range f.Get(context.Background(), server.URL+"/old") {
+		fmt.Println(r.Status, string(r.Body), r.URL == server.URL+"/new") // it has followed the redirect
+	}
+	// Output: 200 {"name":"new"} true
 }
 
 func ExampleNewTransport() {
@@ -304,7 +502,7 @@ func ExampleResult_Decode() {
 	// grace
 }
 
-// A status that is not a 2xx is no error, and not OK either.
+// A status that is not a 2xx is not an error, and not OK either.
 func ExampleResult_OK() {
 	f := fetch.Fetcher{Doer: api, Ordered: true}
 	for r := range f.Get(context.Background(), "https://api.test/ada", "https://api.test/nobody") {
@@ -313,6 +511,45 @@ func ExampleResult_OK() {
 	// Output:
 	// 200 <nil> true
 	// 404 <nil> false
+}
+
+// Failure is for programs that do not care why there is no document.
+func ExampleResult_Failure() {
+	f := fetch.Fetcher{Ordered: true, Doer: fetch.DoerFunc(func(ctx context.Context, r *fetch.Request) fetch.Result {
+		if strings.HasSuffix(r.URL, "/grace") {
+			return fetch.Result{Err: fetch.NewError(ctx, r, syscall.ECONNRESET), Attempts: 1}
+		}
+		return api(ctx, r)
+	})}
+	for r := range f.Get(context.Background(), "https://api.test/ada", "https://me:secret@api.test/nobody", "https://api.test/grace") {
+		if err := r.Failure(); err != nil {
+			fmt.Println(err)
+			continue
+		}
+		fmt.Println(string(r.Body))
+	}
+	// Output:
+	// {"name":"ada"}
+	// fetch: https://api.test/nobody: status 404 Not Found
+	// fetch: https://api.test/grace: connection reset: connection reset by peer
+}
+
+// A StatusError says which status it was.
+func ExampleStatusError() {
+	name := func(ctx context.Context, url string) (string, error) {
+		var person struct{ Name string }
+		res := api(ctx, &fetch.Request{URL: url})
+		if err := res.Failure(); err != nil {
+			return "", fmt.Errorf("asking for a person: %w", err)
+		}
+		return person.Name, res.Decode(&person)
+	}
+	_, err := name(context.Background(), "https://api.test/nobody")
+	var status *fetch.StatusError
+	if errors.As(err, &status) && status.Status == http.StatusNotFound {
+		fmt.Println("there is no such person")
+	}
+	// Output: there is no such person
 }
 
 func ExampleResult_Header() {
@@ -363,22 +600,6 @@ func ExampleSnapshot_String() {
 	// retries       12
 	// bytes         1900000
 	// service time    p50 2ms, p90 3ms, p99 9ms, max 40ms
-}
-
-// The end of a batch is the place for a checkpoint.
-func ExampleWithTrace() {
-	ctx := fetch.WithTrace(context.Background(), &fetch.Trace{
-		BatchDone: func(b fetch.BatchInfo) {
-			fmt.Printf("batch %d: %d URLs, %d failed\n", b.Number, b.Size, b.Failed)
-		},
-	})
-	f := fetch.Fetcher{Strategy: fetch.Batch{Size: 2}, Doer: api}
-	for range f.Get(ctx, people...) {
-	}
-	// Output:
-	// batch 0: 2 URLs, 0 failed
-	// batch 1: 2 URLs, 0 failed
-	// batch 2: 1 URLs, 0 failed
 }
 
 func ExampleKindOf() {
@@ -457,8 +678,8 @@ func ExampleSerial() {
 	// https://api.test/nobody 404
 }
 
-// A thread for each URL: for a Doer that must not share one, because it calls
-// into C, say, and changes what belongs to the thread.
+// A thread for each URL: for a Doer that must not share one, because it calls into C, say, and changes
+// what belongs to the thread.
 func ExampleThreads() {
 	f := fetch.Fetcher{Strategy: fetch.Threads{Limit: 2}, Doer: api, Ordered: true}
 	for r := range f.Get(context.Background(), people[:2]...) {
@@ -515,4 +736,44 @@ func ExampleBatch() {
 	// batch 0 {"name":"grace"}
 	// batch 1 {"name":"edsger"}
 	// batch 1 {"name":"barbara"}
+}
+
+// A batch is a barrier around any strategy.
+func ExampleBatch_each() {
+	f := fetch.Fetcher{Strategy: fetch.Batch{Size: 3, Each: fetch.Serial{}}, Doer: api}
+	for r := range f.Get(context.Background(), people...) {
+		fmt.Println(f.Strategy, "batch", r.Request.Index/3, string(r.Body))
+	}
+	// Output:
+	// batch(3,serial) batch 0 {"name":"ada"}
+	// batch(3,serial) batch 0 {"name":"grace"}
+	// batch(3,serial) batch 0 {"name":"edsger"}
+	// batch(3,serial) batch 1 {"name":"barbara"}
+	// batch(3,serial) batch 1 {"name":"donald"}
+}
+
+// A batchAPI answers as api does, up to Depth requests at a time: a BatchDoer.
+type batchAPI struct{ fetch.DoerFunc }
+
+func (d batchAPI) DoBatch(ctx context.Context, reqs []*fetch.Request, yield func(fetch.Result)) {
+	fmt.Println(len(reqs), "requests in one write")
+	for _, r := range reqs {
+		res := d.Do(ctx, r)
+		res.Request = r
+		yield(res)
+	}
+}
+
+// Requests for the same host share a write, if the Doer knows how to.
+func ExamplePipeline() {
+	f := fetch.Fetcher{Strategy: fetch.Pipeline{Limit: 8, Depth: 4}, Doer: batchAPI{api}, Ordered: true}
+	for r := range f.Get(context.Background(), people[:4]...) {
+		fmt.Println(f.Strategy, string(r.Body))
+	}
+	// Output:
+	// 4 requests in one write
+	// pipeline(8,4) {"name":"ada"}
+	// pipeline(8,4) {"name":"grace"}
+	// pipeline(8,4) {"name":"edsger"}
+	// pipeline(8,4) {"name":"barbara"}
 }

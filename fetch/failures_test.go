@@ -3,9 +3,11 @@ package fetch_test
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -32,8 +34,14 @@ import (
 // soon is how long a test waits for what has to happen at once, on a busy machine.
 const soon = 10 * time.Second
 
+// An engine is a Doer that keeps connections.
+type engine interface {
+	fetch.Doer
+	CloseIdleConnections()
+}
+
 // tidy closes c's connections at the end of the test.
-func tidy(t *testing.T, c *fetch.Client) *fetch.Client {
+func tidy[E engine](t *testing.T, c E) E {
 	t.Helper()
 	t.Cleanup(c.CloseIdleConnections)
 	return c
@@ -302,11 +310,12 @@ func TestClientFailures(t *testing.T) {
 			t.Cleanup(c.transport.CloseIdleConnections)
 			server := c.server(t)
 			own := &fetch.Client{Transport: c.transport, Timeout: c.timeout, MaxBody: c.most}
-			users := fetch.HTTP(&http.Client{Transport: c.transport})
-			users.Timeout, users.MaxBody = c.timeout, c.most
-			clients := map[string]*fetch.Client{"Client": own, "HTTP": users}
+			clients := map[string]engine{
+				"Client":     own,
+				"HTTPClient": fetch.HTTPClient{Client: &http.Client{Transport: c.transport}, Timeout: cmp.Or(max(c.timeout, 0), 30*time.Second), MaxBody: c.most},
+			}
 			if c.own {
-				delete(clients, "HTTP")
+				delete(clients, "HTTPClient")
 			}
 			for name, client := range clients {
 				t.Run(name, func(t *testing.T) {
@@ -338,17 +347,83 @@ func TestClientFailures(t *testing.T) {
 					assert.Positive(t, res.Duration)
 					assert.Nil(t, res.Body, "part of a body")
 					status := c.status
-					if name == "HTTP" && c.untold {
+					if name == "HTTPClient" && c.untold {
 						status = 0
 					}
 					assert.Equal(t, status, res.Status)
 					assert.Equal(t, status != 0, res.Header() != nil, "has a header")
 					assert.False(t, res.OK())
 					assert.Equal(t, res.Err, res.Decode(new(any)))
+					assert.Equal(t, res.Err, res.Failure())
+					for _, kind := range []fetch.EventKind{fetch.EventStart, fetch.EventRetry, fetch.EventEnd, fetch.EventHostDown} {
+						text := fetch.Event{Kind: kind, Request: req, Err: res.Err, Status: res.Status, Attempts: 1, Duration: res.Duration, Host: "a.test:80"}.String()
+						assert.Contains(t, text, server+"/path")
+						assert.NotContains(t, text, secret)
+						assert.NotContains(t, text, "\n")
+					}
 				})
 			}
 		})
 	}
+}
+
+// A status that is no success is an error that says so, and no more.
+func TestFailure(t *testing.T) {
+	req := &fetch.Request{
+		URL:    "http://user:" + secret + "@a.test/path?token=" + secret + "#" + secret,
+		Header: http.Header{"Authorization": {"Bearer " + secret}},
+	}
+	for status, text := range map[int]string{
+		100: "fetch: http://a.test/path: status 100 Continue",
+		302: "fetch: http://a.test/path: status 302 Found",
+		304: "fetch: http://a.test/path: status 304 Not Modified",
+		404: "fetch: http://a.test/path: status 404 Not Found",
+		999: "fetch: http://a.test/path: status 999",
+	} {
+		res := fetch.Result{Request: req, Status: status, URL: req.URL, Body: []byte(secret)}
+		res.SetHeader(func() http.Header { return http.Header{"Location": {secret}} })
+		err := res.Failure()
+		require.Error(t, err)
+		assert.Equal(t, text, err.Error())
+		var e *fetch.StatusError
+		require.ErrorAs(t, err, &e)
+		assert.Equal(t, fetch.StatusError{URL: "http://a.test/path", Status: status}, *e)
+		assert.Equal(t, fetch.Kind(""), fetch.KindOf(err))
+	}
+	for _, status := range []int{200, 204, 299} {
+		assert.NoError(t, (&fetch.Result{Request: req, Status: status}).Failure())
+	}
+	failed := &fetch.Error{Kind: fetch.ErrTruncated}
+	assert.Same(t, failed, (&fetch.Result{Request: req, Status: 200, Err: failed}).Failure())
+	assert.EqualError(t, (&fetch.Result{Status: 500}).Failure(), "fetch: : status 500 Internal Server Error")
+	assert.NotContains(t, (&fetch.StatusError{URL: req.URL, Status: 404}).Error(), secret)
+}
+
+// What another package's error quotes may be a secret, whoever hands it in; what stands in an
+// *Error is its author's.
+func TestErrorsAreRedacted(t *testing.T) {
+	req := &fetch.Request{URL: "http://user:" + secret + "@a.test/?" + secret}
+	parse := func(raw string) error { _, err := url.Parse(raw); return err }
+	for name, err := range map[string]error{
+		"net/url":         parse("http://user:" + secret + "%zz@a.test/"),
+		"net/http":        &url.Error{Op: "Get", URL: "http://a.test/?" + secret, Err: errors.New(`malformed HTTP response "` + secret + `"`)},
+		"net":             &net.OpError{Op: "read", Net: "tcp", Err: fmt.Errorf("%q", secret)},
+		"encoding/json":   json.Unmarshal([]byte(`"`+secret+`"`), new(time.Time)),
+		"crypto/tls":      fmt.Errorf("tls: %w", fmt.Errorf("issuer %q", secret)),
+		"local limit":     fmt.Errorf("open %q: %w", secret, syscall.EMFILE),
+		"a field's value": fmt.Errorf("net/http: invalid header field value %q for key X-Token", secret),
+	} {
+		t.Run(name, func(t *testing.T) {
+			require.ErrorContains(t, err, secret)
+			e := fetch.NewError(t.Context(), req, err)
+			assert.NotContains(t, e.Error(), secret)
+			assert.NotContains(t, e.Err.Error(), secret, "not in the cause either")
+			assert.NotEmpty(t, e.Kind)
+			assert.NotContains(t, fetch.Event{Kind: fetch.EventEnd, Request: req, Err: e}.String(), secret)
+		})
+	}
+	own := &fetch.Error{Kind: fetch.ErrRedirect, Err: errors.New(`the rule "no strangers" refuses it: see "rules.txt"`)}
+	assert.EqualError(t, fetch.NewError(t.Context(), req, own), `fetch: http://a.test/: redirect: the rule "no strangers" refuses it: see "rules.txt"`)
 }
 
 func answersStatus(status int, pairs ...string) http.HandlerFunc {

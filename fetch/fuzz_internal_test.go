@@ -1,6 +1,7 @@
 package fetch
 
 import (
+	"context"
 	"net/http"
 	"net/url"
 	"strings"
@@ -12,14 +13,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Whatever a server writes into Retry-After: no wait is negative, or longer than the clamp.
+// Whatever a server writes into Retry-After, no wait is negative or longer than MaxWait.
 func FuzzRetryAfter(f *testing.F) {
 	for _, v := range []string{"", "0", "5", "-5", "+5", " 5 ", "5.5", "0x5", "99999999999999999999", "9223372036854775807", "soon",
 		"Sat, 01 Jan 2050 00:00:05 GMT", "Saturday, 01-Jan-50 00:00:05 GMT", "Sat Jan  1 00:00:05 2050", "Sat, 01 Jan 9999 00:00:05 GMT", "5, 6"} {
 		f.Add(v, "", 503)
 		f.Add(v, "Sat, 01 Jan 2050 00:00:00 GMT", 429)
 	}
-	r := &Retry{}
+	r := newRetries(&Retry{})
 	f.Fuzz(func(t *testing.T, value, date string, status int) {
 		res := &Result{Status: status, header: http.Header{"Retry-After": {value}, "Date": {date}}}
 		now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -28,7 +29,7 @@ func FuzzRetryAfter(f *testing.F) {
 		assert.True(t, ok || after == 0)
 		assert.True(t, !ok || status == 429 || status == 503)
 		for try := 1; try < 5; try++ {
-			wait := r.wait(try, res)
+			wait := r.wait(res, try, now)
 			assert.GreaterOrEqual(t, wait, time.Duration(0))
 			assert.LessOrEqual(t, wait, 10*time.Second)
 			if ok && after <= 10*time.Second {
@@ -39,8 +40,8 @@ func FuzzRetryAfter(f *testing.F) {
 	})
 }
 
-// Whatever a server writes into Location: what is followed is an http URL with a host, without
-// user info, never from https to http, and other origins get none of the caller's header.
+// Whatever a server writes into Location, what is followed is an http URL with a host, without user
+// info, never from https to http, and other origins do not get the caller's header.
 func FuzzLocation(f *testing.F) {
 	for _, v := range []string{"", "/to", "to", "../to", "?a=b", "#part", "//b.test/to", "http://b.test/to", "https://b.test/", "HTTP://A.test:80/to",
 		"http://a.test:81/", "file:///etc/passwd", "ftp://b.test/", "javascript:alert(1)", "http:///to", "http://:80/", "http://u:p@b.test/",
@@ -56,7 +57,7 @@ func FuzzLocation(f *testing.F) {
 		a := newAttempt(t.Context(), 0, 0)
 		defer a.stop()
 		req := &Request{Method: method, URL: from, Header: http.Header{"X-Secret": {"s3cret"}, "Content-Type": {"text/plain"}}, Body: []byte("body")}
-		hreq, err := c.newHTTPRequest(a, req)
+		hreq, err := newHTTPRequest(a, req, false)
 		if err != nil {
 			return
 		}
@@ -64,7 +65,7 @@ func FuzzLocation(f *testing.F) {
 		next, err := c.redirect(a, hreq, req, resp, 0)
 		if err != nil {
 			require.Equal(t, ErrRedirect, KindOf(err))
-			text := classify(req, err).Error()
+			text := NewError(context.Background(), req, err).Error()
 			assert.NotContains(t, text, "\n")
 			return
 		}

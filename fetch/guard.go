@@ -7,35 +7,32 @@ import (
 	"net"
 	"net/http/httptrace"
 	"sync"
-	"time"
+	"syscall"
+
+	"fetchbench/fetch/internal/rules"
 )
 
-// A guardedConn keeps an answer that nobody asked for from reaching the next request.
+// A guardedConn keeps an unsolicited response from reaching the next request. A server that sends a
+// second response after the first, or a body after a 204, leaves bytes on the connection. net/http
+// drops a connection on which it finds them while that is idle; but if the next request has taken it
+// by then, they pass for the response to that.
 //
-// A server that sends a second answer after the first, or a body after a 204, leaves
-// bytes on the connection. net/http drops a connection on which it finds them while that is
-// idle; but if the next request has taken the connection by then, it takes the bytes for
-// the answer to that.
+// What is read from a kept connection is unsolicited, but for its end and for what TLS has to say.
+// And a kept connection is armed from the moment when a request gets it until its first Write:
+// net/http has used up all that it had read, so what there is to read was sent before the request.
+// Then the Write is refused, and net/http sends the request on another connection.
 //
-// What is read from a kept connection is one of these, too, but for the end of that and for what TLS
-// has to say. And a kept connection is armed from the moment when a request gets it until its first
-// Write: net/http has used up all that it had read, and what there is to read was sent before
-// the request. Then the Write is refused, and since nothing of the request has been
-// written, net/http sends it on another connection.
-//
-// An answer that arrives after the Write cannot be told from the right one, even if it was
-// sent before (RFC 9112 §9.2). To make that unlikely, an origin that was caught gets a new
-// connection for each request for a while. net/http logs what it finds itself
-// ("Unsolicited response received on idle HTTP channel"); that cannot be switched off.
+// What arrives after the Write cannot be told from the right response (RFC 9112 §9.2). To make that
+// unlikely, an origin that was caught gets a new connection for each request for a while.
 type guardedConn struct {
 	net.Conn
-	peek func() int // returns how many bytes there are to be read, up to some; nil if nobody knows
+	peek func() int // returns how many bytes there are to be read, up to some
 	d    *dialer
 
 	mu      sync.Mutex
 	host    *hostConns // of the request that had it last
 	armed   *hop       // of the request that has it, until that is written
-	kept    bool       // its last answer was whole, and no other request has it yet
+	kept    bool       // its last response was complete, and no other request has it yet
 	stray   bool       // there was something to read while it was armed, or kept
 	reading bool       // a Read is waiting: what others returned has been used up
 	last    int        // bytes that the last Read returned
@@ -43,7 +40,7 @@ type guardedConn struct {
 	settled chan struct{} // if not nil, closed when reading or closed becomes true
 }
 
-var errStray = errors.New("the server sent an answer that it was not asked for")
+var errStray = errors.New("the server sent an unsolicited response")
 
 func (c *guardedConn) Read(b []byte) (int, error) {
 	c.settle(&c.reading)
@@ -56,10 +53,15 @@ func (c *guardedConn) Read(b []byte) (int, error) {
 	case c.kept && is408(b[:n]):
 		c.kept = false // net/http closes it, and there is nothing to suspect
 	case c.armed != nil, c.kept && c.host.origin.scheme == "http":
-		c.caught()
+		c.caughtLocked()
 		return 0, errStray // net/http would log what a kept connection gets
 	}
 	return n, err
+}
+
+// is408 reports whether b begins like what some servers close an idle connection with.
+func is408(b []byte) bool {
+	return bytes.HasPrefix(b, []byte("HTTP/1.1 408")) || bytes.HasPrefix(b, []byte("HTTP/1.0 408"))
 }
 
 func (c *guardedConn) Write(b []byte) (int, error) {
@@ -74,11 +76,9 @@ func (c *guardedConn) refuses() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.armed != nil {
-		if c.peek != nil {
-			if n := c.peek(); n > 0 {
-				c.last = n
-				c.caught()
-			}
+		if n := c.peek(); n > 0 {
+			c.last = n
+			c.caughtLocked()
 		}
 		if c.stray {
 			c.armed.sent.Add(-1)
@@ -92,7 +92,7 @@ func (c *guardedConn) Close() error {
 	c.settle(&c.closed)
 	c.mu.Lock()
 	if c.kept && !c.reading && c.d.closing.Load() == 0 {
-		c.caught() // net/http has found something, and does not want to read more
+		c.caughtLocked() // net/http has found something, and does not want to read more
 	}
 	c.mu.Unlock()
 	return c.Conn.Close()
@@ -111,8 +111,8 @@ func (c *guardedConn) settle(state *bool) {
 
 // own makes c that of h. If it has been kept, it is prepared for the first Write of h's request.
 //
-// The wait ends: c was kept when the answer before was whole, and what net/http does next
-// is to close c, if something is left of what it has read, or to read.
+// The wait ends: c was kept when the response before was complete, and what net/http does next is to
+// close c, if something is left of what it has read, or to read.
 func (c *guardedConn) own(h *hop, reused bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -134,44 +134,18 @@ func (c *guardedConn) own(h *hop, reused bool) {
 	c.host, c.kept = h.host, false
 	if reused {
 		c.armed = h
-		c.stray = c.stray || c.closed || h.host.distrusted()
+		c.stray = c.stray || c.closed || c.d.suspects.Has(h.host.origin)
 	}
 }
 
-// keep says that net/http keeps c for another request.
-func (c *guardedConn) keep() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.kept = true
-}
-
-// caught notes that what was read last, or is there to be, was not asked for, with mu held.
-func (c *guardedConn) caught() {
+// caughtLocked notes that what was read last, or is there to be, is unsolicited.
+func (c *guardedConn) caughtLocked() {
 	c.stray = true
-	// Over TLS it may be the record that says that the server is about to close.
-	if c.host.origin.scheme == "http" || c.last > closeNotify {
-		c.d.suspect(c.host)
+	// Over TLS it may be the record that says that the server is about to close: an alert with an AEAD
+	// (RFC 8446 §5.2, RFC 5288), which is smaller than any response.
+	if c.host.origin.scheme == "http" || c.last > 5+8+2+16 {
+		c.d.suspects.Add(c.host.origin)
 	}
-}
-
-// is408 reports whether b begins like the answer that some servers close an idle connection with.
-func is408(b []byte) bool {
-	return bytes.HasPrefix(b, []byte("HTTP/1.1 408")) || bytes.HasPrefix(b, []byte("HTTP/1.0 408"))
-}
-
-// closeNotify is the size in bytes of an alert in TLS with an AEAD (RFC 8446 §5.2, RFC 5288), at most. An
-// answer is larger.
-const closeNotify = 5 + 8 + 2 + 16
-
-// suspect makes h's origin be distrusted.
-func (d *dialer) suspect(h *hostConns) {
-	h.distrust.Store(d.suspects.Add(h.origin).UnixNano())
-}
-
-// distrusted reports whether h was suspected of late.
-func (h *hostConns) distrusted() bool {
-	until := h.distrust.Load()
-	return until != 0 && time.Now().UnixNano() < until
 }
 
 // gotConn is told by net/http to which connection it is about to write h's request.
@@ -180,7 +154,7 @@ func (h *hop) gotConn(info httptrace.GotConnInfo) {
 	conn := info.Conn
 	for t, ok := conn.(*tls.Conn); ok; t, ok = conn.(*tls.Conn) { // twice, within a proxy's
 		if t.ConnectionState().NegotiatedProtocol == "h2" {
-			return // its answers bear the number of their request
+			return // its responses bear the number of their request
 		}
 		conn = t.NetConn()
 	}
@@ -193,7 +167,30 @@ func (h *hop) gotConn(info httptrace.GotConnInfo) {
 // putIdleConn is told by net/http that it keeps the connection of h's request, or why not. That
 // comes before the connection is read from again.
 func (h *hop) putIdleConn(err error) {
-	if err == nil && h.conn != nil {
-		h.conn.keep()
+	if c := h.conn; err == nil && c != nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.kept = true
+	}
+}
+
+// pending returns a function that tells how many bytes the system has for c to read, up to 64. If c
+// is no socket, only those bytes are seen that net/http's reader gets in time.
+func pending(c net.Conn) func() int {
+	sc, ok := c.(syscall.Conn)
+	if !ok {
+		return func() int { return 0 }
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return func() int { return 0 }
+	}
+	var n int
+	var b [64]byte
+	peek := func(fd uintptr) { n, _ = rules.Peek(fd, b[:]) }
+	return func() int {
+		n = 0
+		_ = raw.Control(peek) // fails if c is closed: then there is nothing
+		return n
 	}
 }

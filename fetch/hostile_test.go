@@ -10,8 +10,8 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -139,9 +139,9 @@ func TestClientIdleReadInBetween(t *testing.T) {
 	}
 }
 
-// Spacing is between the beginnings, also where a request first has to get its place back.
+// Spacing is between the beginnings, however many requests wait, and whatever the places are worth.
 func TestPerHostSpacingUnderLoad(t *testing.T) {
-	for _, s := range []fetch.Strategy{fetch.Pool{Workers: 2}, fetch.Semaphore{Limit: 2}} {
+	for _, s := range []fetch.Strategy{fetch.Pool{Workers: 2}, fetch.Semaphore{Limit: 2}, fetch.Serial{}} {
 		for _, limit := range []int{1, 3} {
 			t.Run(fmt.Sprint(s, limit), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
@@ -151,7 +151,7 @@ func TestPerHostSpacingUnderLoad(t *testing.T) {
 						}
 						return status(200)
 					}}
-					f := fetch.Fetcher{Strategy: s, Doer: &fetch.PerHost{Doer: d, Limit: limit, Spacing: 200 * time.Millisecond}}
+					f := fetch.Fetcher{Strategy: s, Doer: d, PerHost: &fetch.PerHost{Limit: limit, Spacing: 200 * time.Millisecond}}
 					n := 0
 					for range f.Fetch(t.Context(), hosts(60, 3)) {
 						n++
@@ -168,8 +168,8 @@ func TestPerHostSpacingUnderLoad(t *testing.T) {
 	}
 }
 
-// A request that was called before its host was parked waits for the end of that.
-func TestPerHostParksWhoWasCalled(t *testing.T) {
+// A request whose turn it was when its host was parked waits for the end of that.
+func TestPerHostParksWhoseTurnItWas(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &byHost{}
 		d.do = func(_ context.Context, r *fetch.Request) fetch.Result {
@@ -181,7 +181,7 @@ func TestPerHostParksWhoWasCalled(t *testing.T) {
 			time.Sleep(3 * time.Second)
 			return status(200)
 		}
-		f := fetch.Fetcher{Strategy: fetch.Pool{Workers: 2}, Doer: &fetch.PerHost{Doer: d, Limit: 2}}
+		f := fetch.Fetcher{Strategy: fetch.Pool{Workers: 2}, Doer: d, PerHost: &fetch.PerHost{Limit: 2}}
 		for range f.Fetch(t.Context(), hosts(4, 1)) {
 		}
 		times := d.begun["0.test"]
@@ -192,59 +192,68 @@ func TestPerHostParksWhoWasCalled(t *testing.T) {
 	})
 }
 
-// A Doer that makes several requests of one has one place for them, which is given once.
-func TestPlaceOfSeveral(t *testing.T) {
-	for _, s := range []fetch.Strategy{fetch.Pool{Workers: 1}, fetch.Semaphore{Limit: 1}} {
+// A Doer that makes several requests of one by a Fetcher of its own has that one's policies for
+// them, and one place of the outer one, whose Trace does not hear of them.
+func TestFetcherInADoer(t *testing.T) {
+	for _, s := range []fetch.Strategy{fetch.Pool{Workers: 1}, fetch.Semaphore{Limit: 1}, fetch.Serial{}} {
 		t.Run(s.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				polite := &fetch.PerHost{Limit: 1, Doer: fetch.DoerFunc(func(context.Context, *fetch.Request) fetch.Result {
+				var gauge fetchtest.Gauge
+				inner := &fetch.Fetcher{PerHost: &fetch.PerHost{Limit: 1}, Doer: gauge.Doer(fetch.DoerFunc(func(context.Context, *fetch.Request) fetch.Result {
 					time.Sleep(10 * time.Millisecond)
 					return status(200)
-				})}
+				}))}
 				several := fetch.DoerFunc(func(ctx context.Context, r *fetch.Request) fetch.Result {
-					var wg sync.WaitGroup
-					for range 8 {
-						wg.Go(func() { assert.True(t, okay(polite.Do(ctx, r))) })
+					for res := range inner.Get(ctx, slices.Repeat([]string{r.URL}, 8)...) {
+						assert.True(t, res.OK())
 					}
-					wg.Wait()
 					return status(200)
 				})
-				n := 0
-				for r := range (&fetch.Fetcher{Strategy: s, Doer: several}).Fetch(t.Context(), hosts(50, 1)) {
+				started, n := 0, 0
+				outer := fetch.Fetcher{Strategy: s, Doer: several, Trace: func(e fetch.Event) {
+					if e.Kind == fetch.EventStart {
+						started++
+					}
+				}}
+				for r := range outer.Fetch(t.Context(), hosts(50, 1)) {
 					require.True(t, r.OK())
 					n++
 				}
 				assert.Equal(t, 50, n)
+				assert.Equal(t, 50, started, "requests that Trace heard of")
+				assert.Equal(t, 1, gauge.Peak(), "requests under way")
+				assert.Equal(t, 400, gauge.Total())
 			})
 		})
 	}
 }
 
-// Who gives a request less time than the run gets it back in time, with or without a place.
-func TestPlaceWithDeadline(t *testing.T) {
+// A Fetcher in a Doer that gives its requests less time than the run ends in time.
+func TestFetcherInADoerWithDeadline(t *testing.T) {
 	for _, s := range []fetch.Strategy{fetch.Pool{Workers: 1}, fetch.Semaphore{Limit: 1}} {
 		t.Run(s.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var gauge fetchtest.Gauge
-				retry := &fetch.Retry{Backoff: 1, Doer: gauge.Doer(fetch.DoerFunc(func(_ context.Context, r *fetch.Request) fetch.Result {
-					if r.Index%2 == 0 {
-						return status(503, "Retry-After", "1")
-					}
-					time.Sleep(5 * time.Second)
-					return status(200)
+				retrying := &fetch.Fetcher{Retry: &fetch.Retry{Backoff: 1}, Doer: gauge.Doer(fetch.DoerFunc(func(_ context.Context, r *fetch.Request) fetch.Result {
+					time.Sleep(time.Second / 2)
+					res := status(503, "Retry-After", "1")
+					res.Attempts = 1
+					return res
 				}))}
-				brief := fetch.DoerFunc(func(ctx context.Context, r *fetch.Request) fetch.Result {
-					if r.Index%2 == 0 {
-						var cancel func()
-						ctx, cancel = context.WithCancel(ctx)
-						defer time.AfterFunc(2*time.Second, cancel).Stop()
-						begun := time.Now()
-						defer func() { assert.LessOrEqual(t, time.Since(begun), 2*time.Second) }()
+				brief := fetch.DoerFunc(func(ctx context.Context, r *fetch.Request) (last fetch.Result) {
+					ctx, cancel := context.WithCancel(ctx)
+					defer cancel()
+					defer time.AfterFunc(2200*time.Millisecond, cancel).Stop()
+					begun := time.Now()
+					for last = range retrying.Get(ctx, r.URL) {
 					}
-					return retry.Do(ctx, r)
+					assert.LessOrEqual(t, time.Since(begun), 2200*time.Millisecond)
+					return last
 				})
 				n := 0
-				for range (&fetch.Fetcher{Strategy: s, Doer: brief}).Fetch(t.Context(), hosts(20, 1)) {
+				for r := range (&fetch.Fetcher{Strategy: s, Doer: brief}).Fetch(t.Context(), hosts(20, 1)) {
+					assert.ErrorIs(t, r.Err, fetch.ErrCanceled)
+					assert.Equal(t, 2, r.Attempts)
 					n++
 				}
 				assert.Equal(t, 20, n)
@@ -262,10 +271,15 @@ func TestRetryLongWaits(t *testing.T) {
 			{Backoff: math.MaxInt64, MaxWait: math.MaxInt64},
 			{MaxWait: math.MaxInt64, Attempts: 100},
 		} {
-			r.Doer, r.Budget = &script{answers: []fetch.Result{status(503)}}, 10
-			for range 20 {
-				assert.Equal(t, 503, r.Do(t.Context(), &fetch.Request{}).Status)
+			r.Budget = 10
+			f := fetch.Fetcher{Retry: r, Doer: &script{answers: []fetch.Result{status(503)}}}
+			n := 0
+			for res := range f.Fetch(t.Context(), hosts(20, 1)) {
+				assert.Equal(t, 503, res.Status)
+				assert.Greater(t, res.Attempts, 1)
+				n++
 			}
+			assert.Equal(t, 20, n)
 		}
 	})
 }
@@ -273,26 +287,31 @@ func TestRetryLongWaits(t *testing.T) {
 // A host is found again though an old request is still under way there.
 func TestPerHostProbesDuringDownload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		dead := true
-		p := &fetch.PerHost{Doer: fetch.DoerFunc(func(_ context.Context, r *fetch.Request) fetch.Result {
+		begun := time.Now()
+		back := begun.Add(2500 * time.Millisecond)
+		f := fetch.Fetcher{Strategy: fetch.Pool{Workers: 4}, PerHost: &fetch.PerHost{}, Doer: fetch.DoerFunc(func(_ context.Context, r *fetch.Request) fetch.Result {
 			switch {
 			case strings.HasSuffix(r.URL, "/long"):
 				time.Sleep(time.Hour)
-			case dead:
+			case time.Now().Before(back):
 				return failure(fetch.ErrDial, nil)
 			}
 			return status(200)
 		})}
-		var wg sync.WaitGroup
-		wg.Go(func() { get(t, p, "http://a.test/long") })
-		synctest.Wait()
-		for range 3 {
-			get(t, p, "http://a.test/")
+		urls := append([]string{"http://a.test/long"}, slices.Repeat([]string{"http://a.test/"}, 20)...)
+		failed := 0
+		for r := range f.Get(t.Context(), urls...) {
+			switch {
+			case r.Request.Index == 0:
+				assert.True(t, r.OK())
+				assert.Equal(t, time.Hour, time.Since(begun))
+			case r.Err != nil:
+				failed++
+				assert.Zero(t, time.Since(begun), "one of those that found it down")
+			default:
+				assert.Equal(t, 3*time.Second, time.Since(begun), "the third time that a probe asks")
+			}
 		}
-		dead = false
-		assert.Error(t, get(t, p, "http://a.test/").Err)
-		time.Sleep(time.Second)
-		assert.True(t, okay(get(t, p, "http://a.test/")))
-		wg.Wait()
+		assert.Equal(t, 2, failed, "requests that failed before it was down: the third, and others that had begun, are held")
 	})
 }

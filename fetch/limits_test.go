@@ -45,6 +45,7 @@ func TestClientMaxHead(t *testing.T) {
 			assert.NoError(t, res.Err, "%v", c)
 		} else {
 			assert.ErrorIs(t, res.Err, fetch.ErrTooLarge, "%v", c)
+			assert.ErrorContains(t, res.Err, "see MaxHead", "%v", c)
 		}
 	}
 }
@@ -91,7 +92,7 @@ func TestClientIdleRead(t *testing.T) {
 				client := tidy(t, &fetch.Client{IdleRead: 30 * time.Millisecond, Timeout: timeout})
 				res := get(t, client, serveRaw(t, hangs(answer)))
 				assert.ErrorIs(t, res.Err, fetch.ErrTimeout)
-				assert.ErrorContains(t, res.Err, "the server sent nothing for 30ms")
+				assert.ErrorContains(t, res.Err, "the server sent nothing for 30ms: see IdleRead")
 				assert.Equal(t, status, res.Status)
 			}
 		}
@@ -118,7 +119,7 @@ func TestClientIdleRead(t *testing.T) {
 	})
 	t.Run("off", func(t *testing.T) {
 		client := tidy(t, &fetch.Client{IdleRead: -1, Timeout: 30 * time.Millisecond})
-		assert.ErrorContains(t, get(t, client, serveRaw(t, hangs(""))).Err, "no whole answer in 30ms")
+		assert.ErrorContains(t, get(t, client, serveRaw(t, hangs(""))).Err, "no complete response within 30ms: see Timeout")
 		slow := serve(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(30 * time.Millisecond) }))
 		assert.NoError(t, get(t, tidy(t, &fetch.Client{IdleRead: -1, Timeout: -1}), slow.URL).Err)
 	})
@@ -302,7 +303,7 @@ func TestClientOddHeads(t *testing.T) {
 		"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n":          "",
 	} {
 		server := serveRaw(t, hangs(answer))
-		for _, client := range []*fetch.Client{{}, fetch.HTTP(&http.Client{Transport: fetch.NewTransport()})} {
+		for _, client := range []engine{&fetch.Client{}, fetch.HTTPClient{Client: &http.Client{Transport: fetch.NewTransport()}}} {
 			res := get(t, tidy(t, client), server)
 			assert.Equal(t, kind, fetch.KindOf(res.Err), "%s: %v", answer, res.Err)
 			assert.Equal(t, kind == "", res.Status != 0, answer)

@@ -7,12 +7,13 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+	"golang.org/x/time/rate"
 
 	"fetchbench/fetch"
 )
 
-// Memory must not grow with the number of URLs: what is live in the course of a
-// million is what is live in the course of a hundred thousand.
+// Memory must not grow with the number of URLs: what is live in the course of a million is what is
+// live in the course of a hundred thousand, with policies or without.
 func TestMillion(t *testing.T) {
 	if testing.Short() {
 		t.Skip("a million URLs by each strategy take some seconds")
@@ -25,11 +26,15 @@ func TestMillion(t *testing.T) {
 		{Strategy: fetch.Pool{}, Ordered: true},
 		{Strategy: fetch.Semaphore{}},
 		{Strategy: fetch.Batch{}},
+		{Strategy: fetch.Pool{}, Ordered: true, Retry: &fetch.Retry{}, PerHost: &fetch.PerHost{Lookahead: 128}, Rate: rate.NewLimiter(1e9, 1)},
 	} {
 		f.Doer = doer
 		name := f.Strategy.String()
 		if f.Ordered {
 			name += " ordered"
+		}
+		if f.PerHost != nil {
+			name += " with policies"
 		}
 		t.Run(name, func(t *testing.T) {
 			live := func(n int) (peak uint64) {

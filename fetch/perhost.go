@@ -2,226 +2,398 @@ package fetch
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
-	"sync"
 	"time"
 
+	"fetchbench/fetch/internal/queue"
 	"fetchbench/fetch/internal/rules"
 )
 
-// A PerHost is a [Doer] that is polite to each host (name and port of a request's URL), and
-// keeps one that is slow or dead from holding up the others.
+// A PerHost is polite to each host (name and port of a request's URL), and keeps one that is slow
+// or dead from holding up the others. It is a policy of [Fetcher].
 //
-// A request waits, first come, first served, until its host has less than Limit requests under
-// way, Spacing has passed since the last one began, and the host is not parked: one that
-// answers 429 or 503 with Retry-After is parked for that time, up to MaxPark. Meanwhile a [Pool],
-// [Semaphore] or [Batch] has another request performed in its place; the other strategies do
-// not. Since a strategy takes no more than a number of requests ahead, those that wait hold the
-// others up once there are that many: shuffle an input that has all URLs of a host in a row, and give
-// the strategy a limit well above what waits.
+// A request waits, first come, first served, until its host has fewer than Limit requests under
+// way, Spacing has passed since the last one started, and the host is not parked: one that answers
+// 429 or 503 with Retry-After is parked for that time, up to MaxPark. Other hosts' requests start
+// meanwhile, as far as Lookahead allows. In an input that has all URLs of a host in a row, that is
+// not far: shuffle it.
 //
-// A host that has shown no sign of life (an [ErrDial], [ErrDNS] or [ErrTimeout]) Failures times
-// in a row is down: requests to it fail at once with the last such error, and Attempts 0, but for
-// one from time to time that finds out whether it is back: after a second, then after twice
-// as long each time, up to MaxPark.
+// A host is down if a request to it failed by [ErrDial], [ErrDNS] or [ErrTimeout], Failures times
+// in a row, and it has answered nothing since the failed request began: one answer, to whatever
+// request, is a sign of life. A timeout of a request that has failed before does not count. The
+// requests to a host that is down are held, and one of them at a time asks whether it is back, once
+// a second. One that is refused then is held again, and has used up nothing of Retry; one that times
+// out has failed, and it is for Retry to decide. The others fail, without having been sent, only when
+// the host has been down for Patience. After that, new ones fail at once, but for one from time to
+// time that asks: after a second, then after twice as long each time, up to MaxPark.
 //
-// What a redirect leads to is not looked at: that a host redirects is a sign of life, whatever comes of it; only
-// a Retry-After counts, wherever it comes from. A Doer within a PerHost must not use the same
-// PerHost. A PerHost may be used by several goroutines at once, and must not be copied or changed
-// after its first use. The zero value is ready. It forgets hosts that nothing has to
-// be remembered of.
+// Requests held for hosts that have never answered take at most half of Lookahead. Beyond that, those
+// of the host that has been down longest fail first (unless it is the first such host, and the only
+// one that there are requests for); and a run that came to that does not wait, when nothing else is
+// left to do, for such hosts. So a list full of dead hosts is not slowed by them.
+//
+// The target of a redirect is not looked at: that a host redirects is a sign of life, whatever comes
+// of it; only a Retry-After counts, wherever it comes from. The zero value is ready. Idle, healthy
+// hosts are forgotten.
 type PerHost struct {
-	// Doer performs the requests. nil means [DefaultClient].
-	Doer Doer
-	// Limit is how many requests of a host are under way at the most. 0 means 8.
+	// Limit is how many requests of a host are under way at most. 0 means 8.
 	Limit int
-	// Spacing is the least time from the beginning of one request of a host to that of the
-	// next. By default there is none.
+	// Spacing is the least time from the start of one request of a host to that of the next. 0 means
+	// none.
 	Spacing time.Duration
-	// MaxPark is the longest time that a host is parked for, or that is between two attempts to
-	// find out whether it is back. 0 means a minute.
+	// MaxPark is the longest time that a host is parked for, or that is between two attempts to find
+	// out whether it is back. 0 means a minute.
 	MaxPark time.Duration
-	// Failures is how many signs of death in a row mean that a host is down. 0 means 3; a
-	// negative value, that none is ever thought down.
+	// Failures is how many in a row mean that a host is down. 0 means 3; a negative value, that no
+	// host is ever thought down.
 	Failures int
-
-	mu    sync.Mutex
-	hosts map[rules.Host]*hostState
-	sweep int // how many hosts make it worth while to look for those to forget
+	// Patience is how long a host may be down before its requests fail. 0 means 10 s; a negative
+	// value, that they fail at once.
+	Patience time.Duration
+	// Lookahead is how many requests may be taken from the input and not handed out, if that is more
+	// than the strategy's own bound. 0 means 16 times the requests that it has under way at once.
+	Lookahead int
 }
 
-// A hostState is what a PerHost knows of a host. The PerHost's mu guards it.
-type hostState struct {
-	key      rules.Host
-	underWay int
-	called   int // those that waited, and may begin as soon as they have their places back
-	waiting  []*turn
-	next     time.Time   // no request begins before: parked, or for the sake of spacing
-	timer    *time.Timer // if not nil: calls admit at the time of next, or before
-
-	failures int // signs of death in a row
-	last     error
-	failed   time.Time     // when that was
-	probe    time.Time     // if it is down: when a request may find out whether it is back; zero: one does
-	pause    time.Duration // from the last probe to the next
+func (p *PerHost) check() {
+	if p != nil {
+		limit("PerHost.Limit", p.Limit, 0, maxLimit)
+		notNegative("PerHost.Spacing", p.Spacing)
+		notNegative("PerHost.MaxPark", p.MaxPark)
+		limit("PerHost.Lookahead", p.Lookahead, 0, maxLimit)
+	}
 }
 
-// A turn is what a request waits for.
-type turn struct {
-	come chan struct{} // closed when it has come, or never will
-	err  error         // why it never will
+// defaults returns p with defaults in place of zeros, for a strategy with this many requests under
+// way.
+func (p PerHost) defaults(inFlight int) PerHost {
+	p.Limit = cmp.Or(p.Limit, 8)
+	p.MaxPark = cmp.Or(p.MaxPark, time.Minute)
+	p.Failures = max(cmp.Or(p.Failures, 3), 0) // 0: never
+	p.Patience = cmp.Or(p.Patience, 10*time.Second)
+	p.Lookahead = cmp.Or(p.Lookahead, min(16*inFlight, maxLimit))
+	return p
 }
 
-// Do implements [Doer].
-func (p *PerHost) Do(ctx context.Context, req *Request) (res Result) {
-	p.check()
-	h, err := p.enter(ctx, rules.HostOf(req.URL))
-	if ctx.Err() != nil {
-		err = contextError(ctx, req)
-	}
-	if h != nil {
-		res.Err = ErrPanic // unless Do returns
-		defer func() { p.leave(ctx, h, &res) }()
-	}
-	if err == nil {
-		return doerOr(p.Doer).Do(ctx, req)
-	}
-	if down, ok := err.(*downError); ok {
-		err = newError(KindOf(down.last), req, unsentError{down})
-	}
-	return Result{Request: req, Err: err}
+// hosts is the state of a [PerHost] in a run; its times are since the run began. Of a host with
+// waiting requests, either one may start, and the host is in ready; or one may at some time, and it
+// is in timed; or enough are under way, and done will look at it again.
+type hosts struct {
+	PerHost
+	tell    func(Event)
+	known   map[rules.Host]*host
+	sweep   int // how many known hosts make it worthwhile to forget some
+	ready   queue.FIFO[*host]
+	timed   queue.Timers[*host]
+	failing queue.FIFO[failing]
+
+	pending int                // requests added and not done
+	held    int                // those waiting for hosts that are down
+	down    map[*host]struct{} // those hosts
+	fallen  int                // how often a host that had never answered went down
+	probes  int                // requests under way that ask whether a host is back
+	crowded bool               // hosts have been given up since too many requests were held
 }
 
-// CloseIdleConnections calls the method of the same name that the Doer has, if it has one.
-func (p *PerHost) CloseIdleConnections() { closeIdle(p.Doer) }
+// A host is what is known of one host.
+type host struct {
+	key     rules.Host
+	out     int // requests under way
+	waiting queue.FIFO[*Request]
+	queued  bool          // in ready
+	alarm   time.Duration // when timed has it looked at; 0: not at all
+	next    time.Duration // no request starts before: parked, or for Spacing
 
-// enter returns the host of key when a request to it may begin, which has to leave again; or
-// nil and why it must not.
-func (p *PerHost) enter(ctx context.Context, key rules.Host) (*hostState, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	now := time.Now()
-	h := p.host(key, now)
-	if p.isDown(h) {
-		if h.probe.IsZero() || now.Before(h.probe) {
-			return nil, h.downError(now)
-		}
-		h.probe = time.Time{} // this request is the one
+	heard    bool          // it has answered
+	answered time.Duration // the last time
+	failures int           // in a row
+	last     error         // of the last failure
+	failed   time.Duration // its time
+	since    time.Duration // when it went down; 0: it is not down
+	hopeless bool          // down for so long that nothing is held for it
+	probing  bool          // a request is under way that asks whether it is back
+	probe    time.Duration // when the next one may
+	pause    time.Duration // from one such request to the next
+}
+
+// failing is a request that is to fail without having been sent.
+type failing struct {
+	r   *Request
+	err *downError
+}
+
+func newHosts(p *PerHost, limits Limits, tell func(Event)) *hosts {
+	return &hosts{
+		PerHost: p.defaults(limits.InFlight),
+		tell:    tell,
+		known:   make(map[rules.Host]*host),
+		down:    make(map[*host]struct{}),
 	}
-	if len(h.waiting) == 0 && h.called == 0 && h.underWay < p.limit() && !now.Before(h.next) {
-		p.begin(h, now)
-		return h, nil
+}
+
+// add has r wait for its host.
+func (p *hosts) add(r *Request, now time.Duration) {
+	h := p.host(rules.HostOf(r.URL), now)
+	r.state.host = h
+	p.pending++
+	if h.hopeless && (h.waiting.Len() > 0 || h.probing || now < h.probe) {
+		p.failing.Push(failing{r, p.downError(h, now)})
+		return
 	}
-	t := &turn{come: make(chan struct{})}
-	h.waiting = append(h.waiting, t)
-	for {
-		p.admit(h, time.Now())
-		p.mu.Unlock()
-		stepAside(ctx, func() {
-			select {
-			case <-t.come:
-			case <-ctx.Done():
+	h.waiting.Push(r)
+	p.hold(h, 1, now)
+	p.schedule(h, now)
+}
+
+// hold counts n more, or -n fewer, requests waiting for h, if that is down. If too many are held, it
+// gives up the host that has been down longest and never answered. Not one that has answered, which
+// may have restarted; nor the first, if the run has requests for no other: it may be about to start.
+func (p *hosts) hold(h *host, n int, now time.Duration) {
+	if h.since == 0 || h.hopeless {
+		return
+	}
+	if p.held += n; h.waiting.Len() == 0 {
+		delete(p.down, h)
+		return
+	}
+	p.down[h] = struct{}{}
+	for p.held > p.Lookahead/2 {
+		var oldest *host
+		for h := range p.down {
+			if !h.heard && (oldest == nil || h.since < oldest.since) {
+				oldest = h
 			}
-		})
-		p.mu.Lock()
-		now = time.Now()
-		if i := slices.Index(h.waiting, t); i >= 0 {
-			h.waiting = slices.Delete(h.waiting, i, i+1)
-		} else if t.err == nil {
-			h.called--
 		}
-		switch {
-		case t.err != nil:
-			return nil, t.err
-		case ctx.Err() != nil:
-			if h.probe.IsZero() {
-				h.probe = now // in case this was to be it
-			}
-			p.admit(h, now)
-			p.forget(h, now)
-			return nil, ctx.Err()
-		case !now.Before(h.next):
-			p.begin(h, now)
-			p.admit(h, now)
-			return h, nil
-		}
-		// The host has been parked since it was called, and while it got its place back.
-		t.come = make(chan struct{})
-		h.waiting = slices.Insert(h.waiting, 0, t)
-	}
-}
-
-// admit calls those who wait for h, and has itself called when there may be more to call. One
-// who is called has yet to get its place with the strategy, so where there is Spacing
-// it is called alone. As all below, admit is called with mu held.
-func (p *PerHost) admit(h *hostState, now time.Time) {
-	for len(h.waiting) > 0 && h.underWay+h.called < p.limit() && (h.called == 0 || p.Spacing == 0) {
-		if d := h.next.Sub(now); d > 0 {
-			if h.timer == nil {
-				h.timer = time.AfterFunc(d, func() {
-					p.mu.Lock()
-					defer p.mu.Unlock()
-					h.timer = nil
-					p.admit(h, time.Now())
-				})
-			}
+		if oldest == nil || p.fallen == 1 && p.pending == oldest.waiting.Len()+oldest.out {
 			return
 		}
-		h.called++
-		h.pop(nil)
+		p.crowded = true
+		p.giveUp(oldest, now)
 	}
 }
 
-// begin counts a request in.
-func (p *PerHost) begin(h *hostState, now time.Time) {
-	h.underWay++
+// giveUp has the requests held for h fail.
+func (p *hosts) giveUp(h *host, now time.Duration) {
+	if _, ok := p.down[h]; ok {
+		p.held -= h.waiting.Len()
+		delete(p.down, h)
+	}
+	h.hopeless = true
+	for err := p.downError(h, now); h.waiting.Len() > 0; {
+		p.failing.Push(failing{h.waiting.Pop(), err})
+	}
+}
+
+// schedule sees to it that h is looked at when its next request may start.
+func (p *hosts) schedule(h *host, now time.Duration) {
+	at, end := h.next, h.since+p.Patience
+	switch {
+	case h.queued || h.waiting.Len() == 0:
+		return
+	case h.since == 0 && h.out >= p.Limit:
+		return
+	case h.since == 0:
+	case !h.hopeless && now >= end:
+		p.giveUp(h, now)
+		return
+	case h.probing:
+		at = end
+	default:
+		if at = max(at, h.probe); !h.hopeless {
+			at = min(at, end)
+		}
+	}
+	if at <= now {
+		h.queued = true
+		p.ready.Push(h)
+	} else if h.alarm == 0 || at < h.alarm {
+		h.alarm = at
+		p.timed.Push(at, h)
+	}
+}
+
+// mayStart reports whether a request of h, which is in ready, may still start.
+func (p *hosts) mayStart(h *host, now time.Duration) bool {
+	if h.waiting.Len() == 0 || now < h.next {
+		return false
+	}
+	if h.since > 0 {
+		return !h.probing && now >= h.probe
+	}
+	return h.out < p.Limit
+}
+
+// advance looks at the hosts whose time has come. stuck tells that the run has nothing to do but to
+// wait for hosts that are down.
+func (p *hosts) advance(now time.Duration, stuck bool) {
+	for h, ok := p.timed.Pop(now); ok; h, ok = p.timed.Pop(now) {
+		if h.alarm <= now { // else there is a later one
+			h.alarm = 0
+			p.schedule(h, now)
+		}
+	}
+	if stuck && p.crowded {
+		for h := range p.down {
+			if !h.heard {
+				p.giveUp(h, now)
+			}
+		}
+	}
+}
+
+// wake returns when a host has to be looked at, if that is not for a result to say.
+func (p *hosts) wake() (at time.Duration, ok bool) { return p.timed.Next() }
+
+// peek returns the request that may start next, or nil. The hosts take turns.
+func (p *hosts) peek(now time.Duration) *Request {
+	for p.ready.Len() > 0 {
+		h := p.ready.Peek()
+		if p.mayStart(h, now) {
+			return h.waiting.Peek()
+		}
+		p.ready.Pop()
+		h.queued = false
+		p.schedule(h, now)
+	}
+	return nil
+}
+
+// begin counts r in, which peek has returned.
+func (p *hosts) begin(r *Request, now time.Duration) {
+	h := p.ready.Pop()
+	h.queued = false
+	h.waiting.Pop()
+	h.out++
+	r.state.begun = now
+	if h.since > 0 {
+		r.state.probe, h.probing = true, true
+		p.probes++
+		p.hold(h, -1, now)
+	}
 	if p.Spacing > 0 {
-		h.next = now.Add(p.Spacing)
+		h.next = max(h.next, now+p.Spacing)
 	}
+	p.schedule(h, now)
 }
 
-// pop calls the first of those who wait, or tells it why it never will be.
-func (h *hostState) pop(err error) {
-	t := h.waiting[0]
-	h.waiting[0] = nil
-	h.waiting = h.waiting[1:]
-	t.err = err
-	close(t.come)
-}
-
-// leave says that a request to h has ended in res.
-func (p *PerHost) leave(ctx context.Context, h *hostState, res *Result) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	now := time.Now()
-	h.underWay--
-	if after, ok := retryAfter(res, now); ok {
-		h.next = later(h.next, now.Add(min(after, p.maxPark())))
+// done counts r out, which has ended in res; known is false if that says nothing of the host. It
+// reports whether r was refused by its host, which is down, and waits for it again.
+func (p *hosts) done(r *Request, res *Result, begun time.Time, now time.Duration, known bool) (again bool) {
+	h := r.state.host
+	h.out--
+	p.pending--
+	probe := r.state.probe
+	if probe {
+		r.state.probe, h.probing = false, false
+		h.probe = now
+		p.probes--
+	}
+	if after, ok := retryAfter(res, begun.Add(now)); ok && after > 0 {
+		park := min(after, p.MaxPark)
+		h.next = max(h.next, now+park)
+		p.tell(Event{Kind: EventHostParked, Host: h.key.String(), Duration: park})
 	}
 	switch {
-	case ctx.Err() == nil && alive(res):
-		h.failures, h.last, h.pause = 0, nil, 0
-	case ctx.Err() == nil && dead(res):
-		h.failures++
+	case known && alive(res) && (r.state.begun >= h.failed || !cutOff(res)):
+		p.hold(h, -h.waiting.Len(), now)
+		delete(p.down, h)
+		if h.since > 0 {
+			p.tell(Event{Kind: EventHostUp, Host: h.key.String(), Duration: now - h.since})
+		}
+		h.heard, h.answered = true, now
+		h.failures, h.last, h.since, h.hopeless = 0, nil, 0, false
+		if cutOff(res) && p.Failures > 1 {
+			h.failures = 1 // it may be going down, but no number of these alone says so
+		}
+	case known && dead(res) && h.answered <= r.state.begun:
+		silent := KindOf(res.Err) == ErrTimeout
+		if !silent || r.state.tries == 0 {
+			h.failures++ // else it may be the URL, which has failed before
+		}
 		h.last, h.failed = res.Err, now
-		if p.isDown(h) && (h.pause == 0 || h.probe.IsZero()) {
-			h.pause = min(max(time.Second, 2*h.pause), p.maxPark())
-			h.probe = now.Add(h.pause)
+		switch {
+		case h.since == 0 && p.Failures > 0 && h.failures >= p.Failures:
+			p.goDown(h, now)
+		case probe && h.hopeless:
+			h.pause = min(2*h.pause, p.MaxPark)
+			h.probe = now + h.pause
+		case probe:
+			h.probe = now + h.pause
 		}
-		for p.isDown(h) && len(h.waiting) > 0 {
-			h.pop(h.downError(now))
-		}
-	default: // nothing is known
-		if h.probe.IsZero() {
-			h.probe = now // in case this was to be it
+		again = !silent && h.since > 0 && !h.hopeless && now < h.since+p.Patience
+	}
+	if again {
+		p.pending++
+		h.waiting.PushFront(r)
+		p.hold(h, 1, now)
+	}
+	p.schedule(h, now)
+	return again
+}
+
+func (p *hosts) goDown(h *host, now time.Duration) {
+	if h.since = max(1, now); !h.heard {
+		p.fallen++
+	}
+	h.pause = min(time.Second, p.MaxPark)
+	h.probe = now + h.pause
+	p.tell(Event{Kind: EventHostDown, Host: h.key.String(), Err: h.last})
+	if p.Patience < 0 {
+		p.giveUp(h, now)
+	} else {
+		p.hold(h, h.waiting.Len(), now)
+	}
+}
+
+// fail returns a request that is to fail, and why; or nil.
+func (p *hosts) fail() (*Request, error) {
+	if p.failing.Len() == 0 {
+		return nil, nil
+	}
+	f := p.failing.Pop()
+	p.pending--
+	return f.r, newError(KindOf(f.err.last), f.r, unsentError{f.err})
+}
+
+// all takes the requests that wait.
+func (p *hosts) all() (all []*Request) {
+	for p.failing.Len() > 0 {
+		all = append(all, p.failing.Pop().r)
+	}
+	for _, h := range p.known {
+		for h.waiting.Len() > 0 {
+			all = append(all, h.waiting.Pop())
 		}
 	}
-	p.admit(h, now)
-	p.forget(h, now)
+	p.held = 0
+	clear(p.down)
+	return all
+}
+
+// remembered is how many hosts that have failed are kept in mind without requests.
+const remembered = 10_000
+
+// host returns what is known of key's host.
+func (p *hosts) host(key rules.Host, now time.Duration) *host {
+	h := p.known[key]
+	if h != nil {
+		return h
+	}
+	if len(p.known) >= max(p.sweep, 1024) {
+		for _, h := range p.known {
+			idle := h.out == 0 && h.waiting.Len() == 0
+			if idle && now >= h.next && (h.failures == 0 || len(p.known) > remembered || now-h.failed > p.MaxPark) {
+				delete(p.known, h.key)
+			}
+		}
+		p.sweep = 2 * len(p.known)
+	}
+	key = rules.Host{Name: strings.Clone(key.Name), Port: strings.Clone(key.Port)} // not the whole URL
+	h = &host{key: key}
+	p.known[key] = h
+	return h
 }
 
 // alive reports whether res is a sign of life of the host that was asked.
@@ -235,7 +407,14 @@ func alive(res *Result) bool {
 	return res.Status != 0
 }
 
-// dead reports whether res is a sign of death: for want of any other, and not our own doing.
+// cutOff reports whether res is of a connection that ended too early. That was alive once, but may have
+// ended because the host went down.
+func cutOff(res *Result) bool {
+	kind := KindOf(res.Err)
+	return kind == ErrReset || kind == ErrTruncated
+}
+
+// dead reports whether res may mean that the host is down: it is not this machine's own doing.
 func dead(res *Result) bool {
 	switch KindOf(res.Err) {
 	case ErrDial, ErrDNS, ErrTimeout:
@@ -245,89 +424,32 @@ func dead(res *Result) bool {
 	return false
 }
 
-func (p *PerHost) isDown(h *hostState) bool { return p.failures() > 0 && h.failures >= p.failures() }
-
-func (h *hostState) downError(now time.Time) *downError {
-	return &downError{last: h.last, failures: h.failures, next: max(0, h.probe.Sub(now))}
+// A downError is why a request to a host that is down was not sent.
+type downError struct {
+	last     error // the host's
+	down     time.Duration
+	patience time.Duration
+	crowded  bool
 }
 
-// A downError is the cause of the error of a request that was not sent because its host is down.
-type downError struct {
-	last     error
-	failures int
-	next     time.Duration
+func (p *hosts) downError(h *host, now time.Duration) *downError {
+	return &downError{last: h.last, down: now - h.since, patience: p.Patience, crowded: p.crowded}
 }
 
 func (e *downError) Error() string {
-	return fmt.Sprintf("the host is down: no sign of life %d times in a row, and no attempt in the next %v: %v",
-		e.failures, e.next.Round(time.Millisecond), e.Unwrap())
+	why := ""
+	if e.crowded && e.down < e.patience {
+		why = ", and too many requests wait for such hosts: see PerHost.Lookahead"
+	} else if e.patience > 0 {
+		why = ": see PerHost.Patience"
+	}
+	return fmt.Sprintf("the host is down, for %v now%s: %v", e.down.Round(time.Millisecond), why, e.Unwrap())
 }
 
-// Unwrap returns the cause of the last failure, without the URL that it was at.
+// Unwrap returns the cause of the host's last failure, without the URL that it was at.
 func (e *downError) Unwrap() error {
 	if last, ok := errors.AsType[*Error](e.last); ok && last.Err != nil {
 		return last.Err
 	}
 	return KindOf(e.last)
-}
-
-// remembered is how many hosts' failures are kept in mind without need.
-const remembered = 10_000
-
-// host returns the state of key's host, a new one if there is none.
-func (p *PerHost) host(key rules.Host, now time.Time) *hostState {
-	h := p.hosts[key]
-	if h != nil {
-		return h
-	}
-	if p.hosts == nil {
-		p.hosts = make(map[rules.Host]*hostState)
-	}
-	if len(p.hosts) >= max(p.sweep, 1024) {
-		for _, h := range p.hosts {
-			if h.idle() && (len(p.hosts) > remembered || now.Sub(h.failed) > p.maxPark()) {
-				h.failures = 0
-			}
-			p.forget(h, now)
-		}
-		p.sweep = 2 * len(p.hosts)
-	}
-	key = rules.Host{Name: strings.Clone(key.Name), Port: strings.Clone(key.Port)} // and not the whole URL
-	h = &hostState{key: key}
-	p.hosts[key] = h
-	return h
-}
-
-// forget forgets h if nothing has to be remembered of it.
-func (p *PerHost) forget(h *hostState, now time.Time) {
-	if len(h.waiting) == 0 && h.timer != nil {
-		h.timer.Stop()
-		h.timer = nil
-	}
-	if h.idle() && h.failures == 0 && !now.Before(h.next) {
-		delete(p.hosts, h.key)
-	}
-}
-
-func (h *hostState) idle() bool { return h.underWay+h.called+len(h.waiting) == 0 }
-
-func (p *PerHost) check() {
-	p.limit()
-	notNegative("PerHost.Spacing", p.Spacing)
-	notNegative("PerHost.MaxPark", p.MaxPark)
-}
-
-func (p *PerHost) limit() int             { return limit("PerHost.Limit", p.Limit, 8, maxLimit) }
-func (p *PerHost) maxPark() time.Duration { return cmp.Or(p.MaxPark, time.Minute) }
-
-// failures returns the number of failures after which a host is down, or 0 if none ever is.
-func (p *PerHost) failures() int {
-	return max(cmp.Or(p.Failures, 3), 0)
-}
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }

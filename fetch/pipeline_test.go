@@ -1,6 +1,7 @@
 package fetch_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,26 +55,58 @@ func overHosts(n, hosts int) iter.Seq[fetch.Request] {
 	}
 }
 
-// The fake Doers of the suite are no BatchDoers: this is what Batch tells of itself.
+// pipelined is a Fetcher for s over d.
+func pipelined(s fetch.Strategy, d fetch.Doer) *fetch.Fetcher {
+	return &fetch.Fetcher{Strategy: s, Doer: d}
+}
+
+// inGroups is a Pipeline that takes its Doer for a BatchDoer.
+type inGroups struct{ fetch.Pipeline }
+
+func (s inGroups) Start(ctx context.Context, d fetch.Doer) fetch.Executor {
+	return s.Pipeline.Start(ctx, oneByOne{d})
+}
+
+// oneByOne is a BatchDoer that performs each request of a group by itself.
+type oneByOne struct{ fetch.Doer }
+
+func (d oneByOne) DoBatch(ctx context.Context, reqs []*fetch.Request, yield func(fetch.Result)) {
+	results := make(chan fetch.Result, len(reqs))
+	for _, r := range reqs {
+		go fetch.Perform(ctx, d.Doer, r, results)
+	}
+	for range reqs {
+		yield(<-results)
+	}
+}
+
+// A Pipeline keeps the contract, whether its Doer takes requests in groups or not.
 func TestPipelineKeepsTheContract(t *testing.T) {
-	fetchtest.TestStrategy(t, fetch.Batch{Size: 100, Limit: 16, Pipeline: 4})
+	p := fetch.Pipeline{Limit: 16, Depth: 4}
+	for name, s := range map[string]fetch.Strategy{"one at a time": p, "in groups": inGroups{p}} {
+		t.Run(name, func(t *testing.T) {
+			fetchtest.TestStrategy(t, s)
+			fetchtest.TestFetcher(t, s)
+		})
+	}
 }
 
 func TestPipelineGroups(t *testing.T) {
-	for _, c := range []struct{ n, hosts, pipeline, groups int }{
-		{n: 100, hosts: 1, pipeline: 4, groups: 25},
-		{n: 100, hosts: 1, pipeline: 7, groups: 15}, // 14 of 7, and one of 2
-		{n: 100, hosts: 3, pipeline: 4, groups: 27}, // 34, 33 and 33 requests: 9 each
-		{n: 100, hosts: 100, pipeline: 4, groups: 100},
-		{n: 3, hosts: 1, pipeline: 4, groups: 1},
-		{n: 0, hosts: 1, pipeline: 4, groups: 0},
+	for _, c := range []struct{ n, hosts, depth, groups int }{
+		{n: 100, hosts: 1, depth: 4, groups: 25},
+		{n: 100, hosts: 1, depth: 7, groups: 15}, // 14 of 7, and one of 2
+		{n: 100, hosts: 3, depth: 4, groups: 27}, // 34, 33 and 33 requests: 9 each
+		{n: 100, hosts: 100, depth: 4, groups: 100},
+		{n: 100, hosts: 1, depth: 0, groups: 7}, // 6 of 16, and one of 4
+		{n: 3, hosts: 1, depth: 4, groups: 1},
+		{n: 0, hosts: 1, depth: 4, groups: 0},
 	} {
 		t.Run(fmt.Sprintf("%+v", c), func(t *testing.T) {
 			var groups atomic.Int64
 			doer := batchDoerFunc(func(ctx context.Context, reqs []*fetch.Request, yield func(fetch.Result)) {
 				groups.Add(1)
 				assert.NotEmpty(t, reqs)
-				assert.LessOrEqual(t, len(reqs), c.pipeline)
+				assert.LessOrEqual(t, len(reqs), cmp.Or(c.depth, 16))
 				hosts := make(map[string]bool)
 				for i, r := range reqs {
 					u, err := url.Parse(r.URL)
@@ -87,7 +120,7 @@ func TestPipelineGroups(t *testing.T) {
 				answerEach(ctx, reqs, yield)
 			})
 			seen := make(map[int]int)
-			for r := range batched(fetch.Batch{Pipeline: c.pipeline}, doer).Fetch(t.Context(), overHosts(c.n, c.hosts)) {
+			for r := range pipelined(fetch.Pipeline{Depth: c.depth}, doer).Fetch(t.Context(), overHosts(c.n, c.hosts)) {
 				assert.Equal(t, r.Request.URL, string(r.Body), "an answer goes to its own request")
 				seen[r.Request.Index]++
 			}
@@ -110,25 +143,58 @@ func assertOnce(t *testing.T, n int, seen map[int]int) {
 // each must not hide in a Limit of 64.
 func TestPipelineLimit(t *testing.T) {
 	for _, c := range []struct {
-		batch       fetch.Batch
+		strategy    fetch.Strategy
 		hosts, peak int
 	}{
-		{fetch.Batch{Size: 1000, Limit: 16, Pipeline: 4}, 1, 16},
-		{fetch.Batch{Size: 1000, Limit: 16, Pipeline: 4}, 3, 16},
-		{fetch.Batch{Size: 1000, Limit: 4, Pipeline: 100}, 1, 4},
-		{fetch.Batch{Size: 1000, Limit: 10, Pipeline: 4}, 1, 10}, // a group begins as soon as there is room for it
-		{fetch.Batch{Size: 10, Limit: 100, Pipeline: 4}, 1, 10},
-		{fetch.Batch{Size: 1000, Limit: 16, Pipeline: 2}, 1000, 16},
+		{fetch.Pipeline{Limit: 16, Depth: 4}, 1, 16},
+		{fetch.Pipeline{Limit: 16, Depth: 4}, 3, 16},
+		{fetch.Pipeline{Limit: 4, Depth: 100}, 1, 4},
+		{fetch.Pipeline{Limit: 10, Depth: 4}, 1, 10}, // a group begins as soon as there is room for it
+		{fetch.Batch{Size: 10, Each: fetch.Pipeline{Limit: 100, Depth: 4}}, 1, 10},
+		{fetch.Batch{Size: 1000, Each: fetch.Pipeline{Limit: 16, Depth: 4}}, 3, 16},
+		{fetch.Pipeline{Limit: 16, Depth: 2}, 1000, 16},
 	} {
-		t.Run(fmt.Sprintf("%v hosts=%d", c.batch, c.hosts), func(t *testing.T) {
+		t.Run(fmt.Sprintf("%v hosts=%d", c.strategy, c.hosts), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var g fetchtest.Gauge
-				n := drain(batched(c.batch, sleepyBatch(&g)).Fetch(t.Context(), overHosts(300, c.hosts)))
+				n := drain(pipelined(c.strategy, sleepyBatch(&g)).Fetch(t.Context(), overHosts(300, c.hosts)))
 				assert.Equal(t, 300, n)
 				assert.Equal(t, c.peak, g.Peak(), "requests under way")
 				assert.Zero(t, g.InFlight())
 			})
 		})
+	}
+}
+
+// The place of a request is free with its result, though others of its group are not done.
+func TestPipelineSlowResponse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		doer := batchDoerFunc(func(ctx context.Context, reqs []*fetch.Request, yield func(fetch.Result)) {
+			answerEach(ctx, reqs[:len(reqs)-1], yield)
+			if last := reqs[len(reqs)-1]; last.Index == 3 {
+				time.Sleep(time.Hour)
+			}
+			answerEach(ctx, reqs[len(reqs)-1:], yield)
+		})
+		begun, quick := time.Now(), 0
+		for range pipelined(fetch.Pipeline{Limit: 5, Depth: 4}, doer).Fetch(t.Context(), overHosts(400, 1)) {
+			if time.Since(begun) < time.Hour {
+				quick++
+			}
+		}
+		assert.Equal(t, 399, quick, "results that came before the slow one")
+	})
+}
+
+// The last result of all that is under way leaves room for a group that is not full, which
+// nothing else would start.
+func TestPipelineStartsTheRest(t *testing.T) {
+	for range 300 {
+		doer := batchDoerFunc(func(ctx context.Context, reqs []*fetch.Request, yield func(fetch.Result)) {
+			answerEach(ctx, reqs, yield)
+			runtime.Gosched()
+		})
+		assert.Equal(t, 11, drain(pipelined(fetch.Pipeline{Limit: 4, Depth: 4}, doer).Fetch(t.Context(), overHosts(11, 2))))
 	}
 }
 
@@ -208,7 +274,12 @@ func TestPipelineBadDoers(t *testing.T) {
 			t.Run(fmt.Sprintf("%s, ordered=%t", name, ordered), func(t *testing.T) {
 				before := goleak.IgnoreCurrent()
 				const n = 101
-				f := fetch.Fetcher{Strategy: fetch.Batch{Size: 50, Limit: 16, Pipeline: 4}, Doer: c.do, Ordered: ordered}
+				var halves atomic.Int64
+				doer := batchDoerFunc(func(ctx context.Context, reqs []*fetch.Request, yield func(fetch.Result)) {
+					halves.Add(int64(len(reqs) / 2))
+					c.do(ctx, reqs, yield)
+				})
+				f := fetch.Fetcher{Strategy: fetch.Batch{Size: 50, Each: fetch.Pipeline{Limit: 16, Depth: 4}}, Doer: doer, Ordered: ordered}
 				seen := make(map[int]int)
 				failed, next := 0, 0
 				for r := range f.Fetch(t.Context(), overHosts(n, 1)) {
@@ -230,8 +301,7 @@ func TestPipelineBadDoers(t *testing.T) {
 				}
 				assertOnce(t, n, seen)
 				if c.rest != nil {
-					// 12 groups of 4 and one of 2, twice, and one of 1.
-					assert.Equal(t, 2*(12*2+1), failed, "the second half of each group")
+					assert.EqualValues(t, halves.Load(), failed, "the second half of each group")
 				}
 				goleak.VerifyNone(t, before)
 			})
@@ -239,7 +309,7 @@ func TestPipelineBadDoers(t *testing.T) {
 	}
 }
 
-// Whatever ends a Fetch, and whenever, nothing runs on, and after a cancel each
+// Whatever ends a Fetch, and whenever, nothing is left running, and after a cancel each
 // request that was taken has its result.
 func TestPipelineEnds(t *testing.T) {
 	errLoop := errors.New("the loop panics")
@@ -292,7 +362,7 @@ func TestPipelineEnds(t *testing.T) {
 						}
 					})
 					at("before")
-					f := fetch.Fetcher{Strategy: fetch.Batch{Size: 40, Limit: 16, Pipeline: 4}, Doer: doer, Ordered: ordered}
+					f := fetch.Fetcher{Strategy: fetch.Batch{Size: 40, Each: fetch.Pipeline{Limit: 16, Depth: 4}}, Doer: doer, Ordered: ordered}
 					loop := func() {
 						for range f.Fetch(ctx, input) {
 							received++
@@ -340,7 +410,7 @@ func TestPipelineCancelIsQuick(t *testing.T) {
 		var g fetchtest.Gauge
 		begun := time.Now()
 		ok, canceled := 0, 0
-		for r := range batched(fetch.Batch{Size: 100, Limit: 16, Pipeline: 4}, sleepyBatch(&g)).Fetch(ctx, overHosts(-1, 1)) {
+		for r := range pipelined(fetch.Pipeline{Limit: 16, Depth: 4}, sleepyBatch(&g)).Fetch(ctx, overHosts(-1, 1)) {
 			if r.OK() {
 				ok++
 				continue
@@ -355,7 +425,7 @@ func TestPipelineCancelIsQuick(t *testing.T) {
 	})
 }
 
-// While the loop is slow, the input waits too: never more than a batch ahead.
+// While the loop is slow, the input waits too: never more than Ahead.
 func TestPipelineIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var g fetchtest.Gauge
@@ -369,10 +439,10 @@ func TestPipelineIsBounded(t *testing.T) {
 			}
 		}
 		before := runtime.NumGoroutine()
-		for range batched(fetch.Batch{Size: 100, Limit: 16, Pipeline: 4}, sleepyBatch(&g)).Fetch(t.Context(), input) {
+		for range pipelined(fetch.Pipeline{Limit: 16, Depth: 4}, sleepyBatch(&g)).Fetch(t.Context(), input) {
 			time.Sleep(time.Second)
 			synctest.Wait() // for goroutines that are done, and have not quite ended
-			require.LessOrEqual(t, taken-received, 100, "requests taken ahead of the loop")
+			require.LessOrEqual(t, taken-received, 32, "requests taken ahead of the loop")
 			require.LessOrEqual(t, runtime.NumGoroutine()-before, 16, "goroutines")
 			received++
 		}
@@ -389,7 +459,7 @@ func TestPipelineOrdered(t *testing.T) {
 				yield(answerTo(reqs[i]))
 			}
 		})
-		f := fetch.Fetcher{Strategy: fetch.Batch{Size: 100, Limit: 16, Pipeline: 4}, Doer: doer, Ordered: true}
+		f := fetch.Fetcher{Strategy: fetch.Pipeline{Limit: 16, Depth: 4}, Doer: doer, Ordered: true}
 		next := 0
 		for r := range f.Fetch(t.Context(), overHosts(333, 5)) {
 			require.Equal(t, next, r.Request.Index)
@@ -399,27 +469,29 @@ func TestPipelineOrdered(t *testing.T) {
 	})
 }
 
-// An engine that cannot pipeline serves a Batch all the same.
+// An engine that cannot pipeline serves a Pipeline all the same, as it would a Pool.
 func TestPipelineNeedsABatchDoer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var g fetchtest.Gauge
-		ctx, batches := recorded(t.Context())
-		f := batched(fetch.Batch{Size: 20, Limit: 5, Pipeline: 4}, g.Doer(asleep(time.Second)))
-		assert.Equal(t, 40, drain(f.Fetch(ctx, overHosts(40, 2))))
+		begun := time.Now()
+		f := pipelined(fetch.Pipeline{Limit: 5, Depth: 4}, g.Doer(asleep(time.Second)))
+		assert.Equal(t, 40, drain(f.Fetch(t.Context(), overHosts(40, 2))))
 		assert.Equal(t, 5, g.Peak())
 		assert.Equal(t, 40, g.Total())
-		assert.Equal(t, []fetch.BatchInfo{{Number: 0, Size: 20, Duration: 4 * time.Second}, {Number: 1, Size: 20, Duration: 4 * time.Second}}, *batches)
+		assert.Equal(t, 8*time.Second, time.Since(begun))
 	})
 }
 
-// Without Pipeline, a BatchDoer is asked for one request at a time.
-// With a Limit of 1 no two requests can share a write.
+// Only a Pipeline asks a BatchDoer for several requests at once, and only if two can share a write.
 func TestPipelineOfOne(t *testing.T) {
-	for _, b := range []fetch.Batch{{}, {Pipeline: 1}, {Limit: 1, Pipeline: 4}} {
+	for _, s := range []fetch.Strategy{
+		fetch.Pool{}, fetch.Semaphore{}, fetch.Serial{}, fetch.Threads{}, fetch.Batch{},
+		fetch.Pipeline{Depth: 1}, fetch.Pipeline{Limit: 1, Depth: 4},
+	} {
 		d := &countingBatchDoer{}
-		assert.Equal(t, 10, drain(batched(b, d).Fetch(t.Context(), overHosts(10, 1))), b)
-		assert.EqualValues(t, 10, d.single.Load(), b)
-		assert.Zero(t, d.batches.Load(), b)
+		assert.Equal(t, 10, drain(pipelined(s, d).Fetch(t.Context(), overHosts(10, 1))), s)
+		assert.EqualValues(t, 10, d.single.Load(), s)
+		assert.Zero(t, d.batches.Load(), s)
 	}
 }
 
@@ -435,16 +507,23 @@ func (d *countingBatchDoer) DoBatch(ctx context.Context, reqs []*fetch.Request, 
 	answerEach(ctx, reqs, yield)
 }
 
-// BatchDone tells of pipelined batches as it does of others.
-func TestPipelineBatchDone(t *testing.T) {
+// The events tell of pipelined batches as they do of others.
+func TestPipelineEventBatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ctx, batches := recorded(t.Context())
 		var g fetchtest.Gauge
+		var batches []fetch.Event
+		f := pipelined(fetch.Batch{Size: 20, Each: fetch.Pipeline{Limit: 16, Depth: 4}}, sleepyBatch(&g))
+		f.Trace = func(e fetch.Event) {
+			if e.Kind == fetch.EventBatch {
+				batches = append(batches, e)
+			}
+		}
 		// Four groups of 4 take 4 s, with an answer each second. The first answer of each
 		// makes room for the fifth, which so ends after 5 s.
-		assert.Equal(t, 30, drain(batched(fetch.Batch{Size: 20, Limit: 16, Pipeline: 4}, sleepyBatch(&g)).Fetch(ctx, overHosts(30, 1))))
-		require.Len(t, *batches, 2)
-		assert.Equal(t, fetch.BatchInfo{Number: 0, Size: 20, Duration: 5 * time.Second}, (*batches)[0])
-		assert.Equal(t, fetch.BatchInfo{Number: 1, Size: 10, Duration: 4 * time.Second}, (*batches)[1])
+		assert.Equal(t, 30, drain(f.Fetch(t.Context(), overHosts(30, 1))))
+		assert.Equal(t, []fetch.Event{
+			{Kind: fetch.EventBatch, Batch: 0, Size: 20, Duration: 5 * time.Second},
+			{Kind: fetch.EventBatch, Batch: 1, Size: 10, Duration: 4 * time.Second},
+		}, batches)
 	})
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/gob"
 	"fmt"
-	"iter"
 	"net"
 	"net/http"
 	"runtime"
@@ -21,11 +20,12 @@ import (
 	"fetchbench/fetch/fetchtest"
 )
 
-// A Doer that calls runtime.Goexit (t.FailNow does) takes a worker with it, which
-// has to be replaced: else the last one's end would hold the loop up for ever.
+// A Doer that calls runtime.Goexit (t.FailNow does) takes a worker with it, which has to be replaced:
+// else the last one's end would hold up the loop for ever.
 func TestDoerCallsGoexit(t *testing.T) {
 	for _, s := range []fetch.Strategy{
-		fetch.Pool{Workers: 1}, fetch.Pool{Workers: 3}, fetch.Semaphore{Limit: 3}, fetch.Threads{Limit: 3}, fetch.Batch{Size: 10, Limit: 3},
+		fetch.Pool{Workers: 1}, fetch.Pool{Workers: 3}, fetch.Semaphore{Limit: 3}, fetch.Threads{Limit: 3}, fetch.Pipeline{Limit: 3},
+		fetch.Batch{Size: 10, Each: fetch.Pool{Workers: 3}},
 	} {
 		t.Run(s.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -54,7 +54,7 @@ func TestDoerCallsGoexit(t *testing.T) {
 				}
 				assert.Equal(t, bad, failed)
 				assert.Equal(t, good, ok)
-				limit, _ := s.(fetch.Bounded).Bounds()
+				limit := s.Limits().InFlight
 				assert.Equal(t, limit, after.Peak(), "workers afterwards")
 				assert.LessOrEqual(t, g.Peak(), limit)
 				rounds := good / limit
@@ -67,10 +67,10 @@ func TestDoerCallsGoexit(t *testing.T) {
 	}
 }
 
-// A limit that is not sensible is a mistake in the program: it shows where it is made.
+// A limit that makes no sense is a mistake in the program: it shows where it is made.
 func TestStrategyFields(t *testing.T) {
 	for _, c := range []struct {
-		strategy fetch.Bounded
+		strategy fetch.Strategy
 		want     string
 	}{
 		{fetch.Threads{Limit: -1}, "fetch: Threads.Limit is -1"},
@@ -79,54 +79,78 @@ func TestStrategyFields(t *testing.T) {
 		{fetch.Pool{Workers: 1<<20 + 1}, "fetch: Pool.Workers is 1048577: at most 1048576"},
 		{fetch.Semaphore{Limit: -1}, "fetch: Semaphore.Limit is -1"},
 		{fetch.Semaphore{Limit: 1<<20 + 1}, "fetch: Semaphore.Limit is 1048577: at most 1048576"},
+		{fetch.Pipeline{Limit: -1}, "fetch: Pipeline.Limit is -1"},
+		{fetch.Pipeline{Limit: 1<<20 + 1}, "fetch: Pipeline.Limit is 1048577: at most 1048576"},
+		{fetch.Pipeline{Depth: -1}, "fetch: Pipeline.Depth is -1"},
+		{fetch.Pipeline{Depth: 1<<20 + 1}, "fetch: Pipeline.Depth is 1048577: at most 1048576"},
 		{fetch.Batch{Size: -1}, "fetch: Batch.Size is -1"},
 		{fetch.Batch{Size: 1<<20 + 1}, "fetch: Batch.Size is 1048577: at most 1048576"},
-		{fetch.Batch{Limit: -1}, "fetch: Batch.Limit is -1"},
-		{fetch.Batch{Limit: 1<<20 + 1}, "fetch: Batch.Limit is 1048577: at most 1048576"},
-		{fetch.Batch{Pipeline: -1}, "fetch: Batch.Pipeline is -1"},
-		{fetch.Batch{Pipeline: 1<<20 + 1}, "fetch: Batch.Pipeline is 1048577: at most 1048576"},
+		{fetch.Batch{Each: fetch.Pool{Workers: -3}}, "fetch: Pool.Workers is -3"},
+		{fetch.Batch{Each: fetch.Batch{Size: 10}}, "fetch: Batch.Each is a batch itself: batch(10,pool(64))"},
+		{fetch.Shard{Processes: -1}, "fetch: Shard.Processes is -1"},
+		{fetch.Shard{Processes: 1025}, "fetch: Shard.Processes is 1025: at most 1024"},
+		{fetch.Shard{Attempts: -1}, "fetch: Shard.Attempts is -1"},
+		{fetch.Shard{Restarts: -1}, "fetch: Shard.Restarts is -1"},
+		{fetch.Shard{Hang: -time.Second}, "fetch: Shard.Hang is -1s"},
+		{fetch.Shard{Each: fetch.Pool{Workers: -3}}, "fetch: Pool.Workers is -3"},
+		{fetch.Shard{Each: fetch.Batch{Size: 10}}, "fetch: Shard.Each is batch(10,pool(64)): put the Shard into the Batch, as its Each"},
+		{fetch.Shard{Each: fetch.Shard{Processes: 2}}, "fetch: Shard.Each is shard(2,pool(64)): children have no children"},
+		{fetch.Shard{Processes: 1024, Each: fetch.Pool{Workers: 1025}},
+			"fetch: Shard's requests at once, Processes times those of Each, is 1049600: at most 1048576"},
+		{fetch.Batch{Each: fetch.Shard{Processes: -1}}, "fetch: Shard.Processes is -1"},
 	} {
-		t.Run(c.want, func(t *testing.T) {
-			none := func(func(*fetch.Request) bool) {}
-			assert.PanicsWithValue(t, c.want, func() { c.strategy.Run(t.Context(), api, none) }, "Run, before its result is ranged over")
+		t.Run(fmt.Sprintf("%#v", c.strategy), func(t *testing.T) {
+			assert.PanicsWithValue(t, c.want, func() { c.strategy.Limits() }, "Limits")
 			assert.PanicsWithValue(t, c.want, func() { _ = c.strategy.String() }, "String")
-			assert.PanicsWithValue(t, c.want, func() { c.strategy.Bounds() }, "Bounds")
-			assert.PanicsWithValue(t, c.want, func() { (&fetch.Fetcher{Strategy: c.strategy, Doer: api}).Get(t.Context()) }, "Get")
+			assert.PanicsWithValue(t, c.want, func() { c.strategy.Start(t.Context(), api) }, "Start")
+			f := fetch.Fetcher{Strategy: c.strategy}
+			assert.PanicsWithValue(t, c.want, func() { f.Get(t.Context()) }, "Get, before its results are ranged over")
+			assert.PanicsWithValue(t, c.want, func() { f.Stream(t.Context(), make(chan fetch.Request)) }, "Stream")
+			assert.PanicsWithValue(t, c.want, func() { f.FetchQueue(t.Context(), new(fetch.Queue)) }, "FetchQueue")
 		})
 	}
 }
 
 // Strategies are plain data: map keys, values of a flag, a message to another process.
 func TestStrategyIsPlainData(t *testing.T) {
+	procs := runtime.GOMAXPROCS(0)
+	gob.Register(fetch.Shard{})
 	seen := make(map[fetch.Strategy]bool)
-	for _, c := range []struct {
-		strategy        fetch.Bounded
-		name            string
-		inFlight, ahead int
+	cases := []struct {
+		strategy               fetch.Strategy
+		name                   string
+		inFlight, ahead, batch int
 	}{
-		{fetch.Serial{}, "serial", 1, 1},
-		{fetch.Threads{}, "threads(64)", 64, 128},
-		{fetch.Threads{Limit: 8192}, "threads(8192)", 8192, 16384},
-		{fetch.Pool{}, "pool(64)", 64, 128},
-		{fetch.Pool{Workers: 1 << 20}, "pool(1048576)", 1 << 20, 1 << 21},
-		{fetch.Semaphore{}, "semaphore(64)", 64, 128},
-		{fetch.Semaphore{Limit: 5}, "semaphore(5)", 5, 10},
-		{fetch.Batch{}, "batch(10000,64)", 64, 128},
-		{fetch.Batch{Size: 100, Limit: 7}, "batch(100,7)", 7, 14},
-		{fetch.Batch{Size: 10, Limit: 20}, "batch(10,20)", 10, 10},
-		{fetch.Batch{Size: 100, Limit: 16, Pipeline: 4}, "batch(100,16,4)", 16, 100},
-		{fetch.Batch{Size: 100, Limit: 2, Pipeline: 4}, "batch(100,2,2)", 2, 100},
-	} {
+		{fetch.Serial{}, "serial", 1, 1, 0},
+		{fetch.Threads{}, "threads(64)", 64, 64, 0},
+		{fetch.Threads{Limit: 8192}, "threads(8192)", 8192, 8192, 0},
+		{fetch.Pool{}, "pool(64)", 64, 128, 0},
+		{fetch.Pool{Workers: 1 << 20}, "pool(1048576)", 1 << 20, 1 << 21, 0},
+		{fetch.Semaphore{}, "semaphore(64)", 64, 64, 0},
+		{fetch.Semaphore{Limit: 5}, "semaphore(5)", 5, 5, 0},
+		{fetch.Pipeline{}, "pipeline(1024,16)", 1024, 2048, 0},
+		{fetch.Pipeline{Limit: 16, Depth: 4}, "pipeline(16,4)", 16, 32, 0},
+		{fetch.Pipeline{Limit: 2, Depth: 4}, "pipeline(2,2)", 2, 4, 0},
+		{fetch.Batch{}, "batch(10000,pool(64))", 64, 128, 10_000},
+		{fetch.Batch{Size: 100, Each: fetch.Pool{Workers: 7}}, "batch(100,pool(7))", 7, 14, 100},
+		{fetch.Batch{Size: 10, Each: fetch.Pool{Workers: 20}}, "batch(10,pool(20))", 10, 10, 10},
+		{fetch.Batch{Size: 10, Each: fetch.Serial{}}, "batch(10,serial)", 1, 1, 10},
+		{fetch.Batch{Size: 100, Each: fetch.Semaphore{}}, "batch(100,semaphore(64))", 64, 64, 100},
+		{fetch.Batch{Size: 100, Each: fetch.Pipeline{Limit: 16, Depth: 4}}, "batch(100,pipeline(16,4))", 16, 32, 100},
+		{fetch.Batch{Size: 100, Each: fetch.Shard{Processes: 2}}, "batch(100,shard(2,pool(64)))", 100, 100, 100},
+		{fetch.Shard{}, fmt.Sprintf("shard(%d,pool(64))", procs), 64 * procs, 128 * procs, 0},
+		{fetch.Shard{Processes: 3, Each: fetch.Serial{}}, "shard(3,serial)", 3, 6, 0},
+		{fetch.Shard{Processes: 2, Each: fetch.Pipeline{Limit: 8}, Hang: time.Minute}, "shard(2,pipeline(8,8))", 16, 32, 0},
+	}
+	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			assert.Equal(t, c.name, c.strategy.String())
 			assert.Equal(t, c.name, fmt.Sprint(c.strategy))
-			inFlight, ahead := c.strategy.Bounds()
-			assert.Equal(t, c.inFlight, inFlight, "requests under way")
-			assert.Equal(t, c.ahead, ahead, "requests ahead")
+			assert.Equal(t, fetch.Limits{InFlight: c.inFlight, Ahead: c.ahead, Batch: c.batch}, c.strategy.Limits())
 
 			gob.Register(c.strategy)
 			var buf bytes.Buffer
-			sent := fetch.Strategy(c.strategy)
+			sent := c.strategy
 			require.NoError(t, gob.NewEncoder(&buf).Encode(&sent))
 			var received fetch.Strategy
 			require.NoError(t, gob.NewDecoder(&buf).Decode(&received))
@@ -135,11 +159,35 @@ func TestStrategyIsPlainData(t *testing.T) {
 			assert.True(t, seen[c.strategy], "as the key of a map")
 		})
 	}
-	assert.Len(t, seen, 12)
+	assert.Len(t, seen, len(cases))
+}
+
+// A client with an address policy, say, must not be dropped without a word.
+func TestDoerOfRemoteStrategy(t *testing.T) {
+	const advice = ", and has to be nil: give it to fetch.ShardMain(doer), first thing in main"
+	for _, c := range []struct {
+		strategy fetch.Strategy
+		want     string
+	}{
+		{fetch.Shard{Processes: 2}, "fetch: Fetcher.Doer does not perform the requests of shard(2,pool(64))" + advice},
+		{fetch.Batch{Size: 9, Each: fetch.Shard{Processes: 2}}, "fetch: Fetcher.Doer does not perform the requests of batch(9,shard(2,pool(64)))" + advice},
+	} {
+		for name, d := range map[string]fetch.Doer{"a Client": &fetch.Client{Allow: fetch.PublicOnly}, "DefaultClient": fetch.DefaultClient} {
+			f := fetch.Fetcher{Strategy: c.strategy, Doer: d}
+			assert.PanicsWithValue(t, c.want, func() { f.Get(t.Context()) }, "Get with %s", name)
+			assert.PanicsWithValue(t, c.want, func() { f.Fetch(t.Context(), fetch.URLs()) }, "Fetch with %s", name)
+			assert.PanicsWithValue(t, c.want, func() { f.Stream(t.Context(), make(chan fetch.Request)) }, "Stream with %s", name)
+			assert.PanicsWithValue(t, c.want, func() { f.FetchQueue(t.Context(), new(fetch.Queue)) }, "FetchQueue with %s", name)
+		}
+		assert.NotPanics(t, func() { (&fetch.Fetcher{Strategy: c.strategy}).Get(t.Context()) })
+	}
 }
 
 func TestFetchOfNil(t *testing.T) {
-	assert.PanicsWithValue(t, "fetch: Fetch of a nil sequence", func() { new(fetch.Fetcher).Fetch(t.Context(), nil) })
+	f := new(fetch.Fetcher)
+	assert.PanicsWithValue(t, "fetch: Fetch of a nil sequence", func() { f.Fetch(t.Context(), nil) })
+	assert.PanicsWithValue(t, "fetch: Stream of a nil channel", func() { f.Stream(t.Context(), nil) })
+	assert.PanicsWithValue(t, "fetch: FetchQueue of a nil Queue", func() { f.FetchQueue(t.Context(), nil) })
 }
 
 // The zero Fetcher is Pool{} and DefaultClient.
@@ -156,7 +204,7 @@ func TestZeroFetcher(t *testing.T) {
 	defer func() { fetch.DefaultClient = former }()
 	defer fetch.DefaultClient.CloseIdleConnections()
 
-	limit, _ := fetch.Pool{}.Bounds()
+	limit := fetch.Pool{}.Limits().InFlight
 	var g fetchtest.Gauge
 	full := make(chan struct{}) // closed when there are as many requests as Pool{} has workers
 	server := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -195,72 +243,12 @@ func TestGetOfNothing(t *testing.T) {
 	}
 }
 
-// An absentMinded strategy loses some of the results of another one.
-type absentMinded struct {
-	fetch.Bounded
-	loses func(i int) bool
-}
-
-func (s absentMinded) Run(ctx context.Context, d fetch.Doer, reqs iter.Seq[*fetch.Request]) iter.Seq[fetch.Result] {
-	pauses := 0
-	patient := func(yield func(*fetch.Request) bool) {
-		for r := range reqs {
-			// Else the test would run for ever where it should fail.
-			if pauses++; r != nil {
-				pauses = 0
-			}
-			if pauses > 100_000 || !yield(r) {
-				return
-			}
-		}
-	}
-	return func(yield func(fetch.Result) bool) {
-		for r := range s.Bounded.Run(ctx, d, patient) {
-			if s.loses(r.Request.Index) {
-				continue
-			}
-			if !yield(r) {
-				return
-			}
-		}
-	}
-}
-
-// The mistake of a strategy must not cost more than the results that it loses.
-func TestOrderedWithLostResults(t *testing.T) {
-	const n = 1000 // many times the window
-	for name, loses := range map[string]func(i int) bool{
-		"none":           func(int) bool { return false },
-		"the first":      func(i int) bool { return i == 0 },
-		"one":            func(i int) bool { return i == 500 },
-		"the last":       func(i int) bool { return i == n-1 },
-		"every third":    func(i int) bool { return i%3 == 1 },
-		"a long stretch": func(i int) bool { return i >= 100 && i < 600 },
-		"all":            func(int) bool { return true },
-	} {
-		for _, s := range []fetch.Bounded{fetch.Serial{}, fetch.Pool{Workers: 4}, fetch.Semaphore{Limit: 4}, fetch.Batch{Size: 50, Limit: 8}} {
-			t.Run(fmt.Sprintf("%s, %v", name, s), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					var want, got []int
-					for i := range n {
-						if !loses(i) {
-							want = append(want, i)
-						}
-					}
-					f := fetch.Fetcher{Strategy: absentMinded{s, loses}, Doer: asleep(time.Second), Ordered: true}
-					for r := range f.Fetch(t.Context(), pings(n)) {
-						got = append(got, r.Request.Index)
-					}
-					assert.Equal(t, want, got)
-				})
-			})
-		}
-	}
-}
-
 // A few URLs cost a few goroutines, whatever the limit allows.
 func TestFewURLsFewGoroutines(t *testing.T) {
-	for _, s := range []fetch.Strategy{fetch.Pool{Workers: 100_000}, fetch.Threads{Limit: 8192}, fetch.Semaphore{Limit: 100_000}, fetch.Batch{Limit: 100_000}} {
+	for _, s := range []fetch.Strategy{
+		fetch.Pool{Workers: 100_000}, fetch.Threads{Limit: 8192}, fetch.Semaphore{Limit: 100_000},
+		fetch.Pipeline{Limit: 100_000}, fetch.Batch{Each: fetch.Pool{Workers: 100_000}},
+	} {
 		t.Run(s.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var peak atomic.Int64

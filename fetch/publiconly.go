@@ -5,16 +5,16 @@ import (
 	"net/netip"
 )
 
-var errNotPublic = errors.New("it is no public address")
+var errNotPublic = errors.New("not a public address")
 
-// PublicOnly is a [Client.Allow] for programs that fetch URLs which strangers choose: it
-// refuses every address that is not of the public Internet. Those are this machine,
-// private and link-local networks, multicast, what IANA reserves for documentation, benchmarks and
-// carriers (RFC 6890 and its registries), and where clouds tell their machines' secrets:
-// 169.254.169.254, fd00:ec2::254, 100.100.100.200, 168.63.129.16.
+// PublicOnly is a [Client.Allow] for programs that fetch URLs which strangers choose: it refuses every
+// address that is not of the public Internet. Those are this machine, private and link-local
+// networks, multicast, what IANA reserves for documentation, benchmarks and carriers (RFC 6890 and
+// its registries), and the metadata services of clouds: 169.254.169.254, fd00:ec2::254,
+// 100.100.100.200, 168.63.129.16.
 //
-// An IPv6 address with an IPv4 one in it is refused if that is (IPv4-mapped, NAT64), or in any
-// case (6to4, Teredo). In which form a URL has the address does not matter.
+// An IPv6 address with an IPv4 one in it is refused if that is (IPv4-mapped, NAT64), or in any case
+// (6to4, Teredo). In which form a URL has the address does not matter.
 func PublicOnly(addr netip.AddrPort) error {
 	if !isPublic(addr.Addr()) {
 		return errNotPublic
@@ -68,10 +68,9 @@ var notPublic = prefixes(
 	"3fff::/20",        // documentation
 )
 
-func prefixes(texts ...string) []netip.Prefix {
-	ps := make([]netip.Prefix, len(texts))
-	for i, text := range texts {
-		ps[i] = netip.MustParsePrefix(text)
+func prefixes(texts ...string) (ps []netip.Prefix) {
+	for _, text := range texts {
+		ps = append(ps, netip.MustParsePrefix(text))
 	}
 	return ps
 }

@@ -1,37 +1,51 @@
 package fetch
 
 import (
-	"context"
+	"errors"
+	"time"
 
 	"golang.org/x/time/rate"
 )
 
-// A Rate is a [Doer] that begins no more requests than its limiter lets through. Requests wait for
-// their turn, and keep their places with the strategy meanwhile: all are held up alike. A
-// limiter may be shared.
-//
-// A request that the context's deadline does not leave the time for, or that the
-// limiter would never let through, ends in an [ErrTimeout] at once.
-type Rate struct {
-	// Doer performs the requests. nil means [DefaultClient].
-	Doer Doer
-	// Limit says how many requests a second begin on average, and how many at once.
-	// nil means no limit.
-	Limit *rate.Limiter
+// A pace holds the starts of a run to [Fetcher].Rate. Its times are since the run began.
+type pace struct {
+	limiter  *rate.Limiter
+	begun    time.Time
+	reserved *rate.Reservation // for the next request; nil: none
+	at       time.Duration     // when that may start
 }
 
-// CloseIdleConnections calls the method of the same name that the Doer has, if it has one.
-func (r Rate) CloseIdleConnections() { closeIdle(r.Doer) }
+var (
+	errRateNever = errors.New("Fetcher.Rate lets no request start: its burst is 0")
+	errRateLate  = errors.New("Fetcher.Rate would not let it start before the context's deadline")
+)
 
-// Do implements [Doer].
-func (r Rate) Do(ctx context.Context, req *Request) Result {
-	if r.Limit != nil {
-		if err := r.Limit.Wait(ctx); err != nil {
-			if ctx.Err() != nil {
-				return Result{Request: req, Err: contextError(ctx, req)}
-			}
-			return Result{Request: req, Err: newError(ErrTimeout, req, unsentError{err})}
+// admit reports whether a request may start now. If not, it may at the time at, or never, for the
+// reason returned; deadline is that of the run, 0 if it has none.
+func (p *pace) admit(now, deadline time.Duration) (bool, error) {
+	if p.reserved == nil {
+		if p.limiter.AllowN(p.begun.Add(now), 1) {
+			return true, nil
 		}
+		p.reserved = p.limiter.ReserveN(p.begun.Add(now), 1)
+		p.at = now + p.reserved.DelayFrom(p.begun.Add(now))
 	}
-	return doerOr(r.Doer).Do(ctx, req)
+	switch {
+	case !p.reserved.OK():
+		p.reserved = nil
+		return false, errRateNever
+	case deadline > 0 && p.at >= deadline:
+		return false, errRateLate
+	case now < p.at:
+		return false, nil
+	}
+	p.reserved = nil
+	return true, nil
+}
+
+// close gives back what is reserved.
+func (p *pace) close() {
+	if p.reserved != nil {
+		p.reserved.Cancel()
+	}
 }

@@ -102,6 +102,71 @@ func TestRedirectMethods(t *testing.T) {
 	}
 }
 
+// Where a response came from is told after redirects; without one, a Fetcher fills in the request's URL.
+func TestResultURL(t *testing.T) {
+	here, elsewhere := hopServer(t), hopServer(t)
+	const nowhere = "http://127.0.0.1:1/"
+	for name, client := range map[string]engine{
+		"Client":     &fetch.Client{},
+		"HTTPClient": fetch.HTTPClient{Client: &http.Client{Transport: fetch.NewTransport()}},
+	} {
+		tidy(t, client)
+		for _, c := range []struct {
+			url, want string
+			kind      fetch.Kind
+		}{
+			{here + "/to?a#b", here + "/to?a#b", ""},
+			{hopTo(here, 302, "/to?a#b"), here + "/to?a#b", ""},
+			{hopTo(here, 307, elsewhere+"/a%20b"), elsewhere + "/a%20b", ""},
+			{hopTo(here, 302, hopTo(elsewhere, 302, here+"/to")), here + "/to", ""},
+			{hopTo(here, 302, ""), hopTo(here, 302, ""), ""},
+			{nowhere, "", fetch.ErrDial},
+			{"localhost:8080/x", "", fetch.ErrBadURL},
+		} {
+			direct := get(t, client, c.url)
+			if c.url == c.want {
+				assert.Contains(t, []string{"", c.url}, direct.URL, name)
+			} else {
+				assert.Equal(t, c.want, direct.URL, name)
+			}
+			n := 0
+			for r := range (&fetch.Fetcher{Doer: client}).Get(t.Context(), c.url) {
+				assert.Equal(t, c.kind, fetch.KindOf(r.Err), "%s: %v", name, r.Err)
+				assert.Equal(t, c.want, r.URL, name)
+				n++
+			}
+			assert.Equal(t, 1, n)
+		}
+	}
+	// If the target of a redirect does not respond, the redirect is all that came.
+	for _, c := range []struct{ url, want string }{
+		{hopTo(here, 302, nowhere), hopTo(here, 302, nowhere)},
+		{hopTo(here, 302, hopTo(elsewhere, 302, nowhere)), hopTo(elsewhere, 302, nowhere)},
+	} {
+		for r := range (&fetch.Fetcher{Doer: tidy(t, &fetch.Client{})}).Get(t.Context(), c.url) {
+			assert.ErrorIs(t, r.Err, fetch.ErrDial)
+			assert.Equal(t, c.want, r.URL)
+		}
+	}
+	// A policy that refuses a redirect has the redirect for a result.
+	refusing := tidy(t, fetch.HTTPClient{Client: &http.Client{
+		Transport: fetch.NewTransport(),
+		CheckRedirect: func(r *http.Request, via []*http.Request) error {
+			if len(via) > 1 {
+				return fmt.Errorf("not to %q", r.URL)
+			}
+			return nil
+		},
+	}})
+	second := hopTo(elsewhere, 302, here+"/to?token="+secret)
+	res := get(t, refusing, hopTo(here, 302, second))
+	assert.ErrorIs(t, res.Err, fetch.ErrRedirect)
+	assert.ErrorContains(t, res.Err, "redirect: not to")
+	assert.NotContains(t, res.Err.Error(), secret)
+	assert.Equal(t, 302, res.Status)
+	assert.Equal(t, second, res.URL)
+}
+
 // A header field is meant for the origin that it was written for. A server must
 // not be able to have a token sent elsewhere, whatever way around it chooses.
 func TestRedirectHeader(t *testing.T) {

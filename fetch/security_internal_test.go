@@ -21,21 +21,23 @@ func TestSecurityDefaults(t *testing.T) {
 		}
 		return fmt.Sprint(n>>10, " KiB")
 	}
-	c, r, p := &Client{}, &Retry{}, &PerHost{}
+	const inFlight = 50
+	c, r, p := &Client{}, Retry{}.defaults(), PerHost{}.defaults(inFlight)
 	c.once.Do(c.init)
-	r.earn()
 	want := map[string]string{
 		"`Client.Timeout`":      fmt.Sprint(c.limits().Timeout),
 		"`Client.IdleRead`":     fmt.Sprint(c.limits().IdleRead),
 		"`Client.MaxHead`":      size(c.transport.MaxResponseHeaderBytes),
 		"`Client.MaxBody`":      size(c.limits().MaxBody),
 		"`Client.MaxRedirects`": fmt.Sprint(c.limits().MaxRedirects),
-		"`Retry.Attempts`":      fmt.Sprint(r.attempts()),
-		"`Retry.Budget`":        fmt.Sprintf("%.0f%%", -100*r.debt),
-		"`Retry.MaxWait`":       fmt.Sprint(r.maxWait()),
-		"`PerHost.Limit`":       fmt.Sprint(p.limit()),
-		"`PerHost.MaxPark`":     fmt.Sprint(p.maxPark()),
-		"`PerHost.Failures`":    fmt.Sprint(p.failures()),
+		"`Retry.Attempts`":      fmt.Sprint(r.Attempts),
+		"`Retry.Budget`":        fmt.Sprintf("%.0f%%", 100*r.Budget),
+		"`Retry.MaxWait`":       fmt.Sprint(r.MaxWait),
+		"`PerHost.Limit`":       fmt.Sprint(p.Limit),
+		"`PerHost.MaxPark`":     fmt.Sprint(p.MaxPark),
+		"`PerHost.Failures`":    fmt.Sprint(p.Failures),
+		"`PerHost.Patience`":    fmt.Sprint(p.Patience),
+		"`PerHost.Lookahead`":   fmt.Sprintf("%d × in flight", p.Lookahead/inFlight),
 		"length of a URL":       size(rules.MaxURL),
 	}
 	text, err := os.ReadFile("../SECURITY.md")
@@ -51,7 +53,7 @@ func TestSecurityDefaults(t *testing.T) {
 		}
 	}
 	assert.Equal(t, want, got)
-	assert.Contains(t, string(text), fmt.Sprintf("and %d in reserve", reserve))
+	assert.Contains(t, string(text), fmt.Sprintf("and %d in reserve, and at most %d saved up", reserve, savings))
 
 	// Nothing that bounds what a server can do is left out.
 	for name := range want {

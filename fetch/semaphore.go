@@ -3,74 +3,52 @@ package fetch
 import (
 	"context"
 	"fmt"
-	"iter"
 	"sync"
 )
 
-// Semaphore fetches each URL on a goroutine of its own, at most Limit at once:
-// what asyncio does with a task for each URL, and errgroup with SetLimit. While a request
-// only waits, in a [Retry] or a [PerHost], another takes its place.
+// Semaphore fetches each URL on a goroutine of its own, at most Limit at once: what asyncio does
+// with a task for each URL, and errgroup with SetLimit.
 type Semaphore struct {
-	// Limit is how many requests are under way at the most. 0 means 64.
+	// Limit is how many requests are under way at most. 0 means 64.
 	Limit int
 }
 
-// Run implements [Strategy].
-func (s Semaphore) Run(ctx context.Context, d Doer, reqs iter.Seq[*Request]) iter.Seq[Result] {
-	limit, ahead := s.Bounds()
-	return perURL(ctx, d, reqs, limit, ahead, true, answer)
-}
-
-// Bounds implements [Bounded].
-func (s Semaphore) Bounds() (inFlight, ahead int) {
+// Limits implements [Strategy].
+func (s Semaphore) Limits() Limits {
 	n := limit("Semaphore.Limit", s.Limit, defaultLimit, maxLimit)
-	return n, 2 * n
+	return Limits{InFlight: n, Ahead: n}
 }
 
-func (s Semaphore) String() string {
-	n, _ := s.Bounds()
-	return fmt.Sprintf("semaphore(%d)", n)
+func (s Semaphore) String() string { return fmt.Sprintf("semaphore(%d)", s.Limits().InFlight) }
+
+// Start implements [Strategy].
+func (s Semaphore) Start(ctx context.Context, d Doer) Executor {
+	return newPerURL(ctx, s.Limits(), func(ctx context.Context, r *Request, results chan<- Result) {
+		Perform(ctx, d, r, results)
+	})
 }
 
-// perURL runs answer on a fresh goroutine for each request, at most limit at once. If places
-// is set, a request that only waits is not counted.
-func perURL(ctx context.Context, d Doer, reqs iter.Seq[*Request], limit, ahead int, places bool, answer func(context.Context, Doer, *Request, chan<- Result)) iter.Seq[Result] {
-	return func(yield func(Result) bool) {
-		ctx, cancel := context.WithCancel(ctx)
-		tokens := make(chan struct{}, limit)
-		results := make(chan Result, ahead) // room for every request ahead: no send blocks
+// A perURL performs each request on a goroutine of its own. It needs no semaphore: requests that are
+// out are under way, or have sent their result, for which there is room.
+type perURL struct {
+	ctx     context.Context
+	cancel  context.CancelFunc
+	perform func(context.Context, *Request, chan<- Result)
+	results chan Result
+	running sync.WaitGroup
+}
 
-		var running sync.WaitGroup
-		defer running.Wait()
-		defer cancel()
+func newPerURL(ctx context.Context, l Limits, perform func(context.Context, *Request, chan<- Result)) *perURL {
+	x := &perURL{perform: perform, results: make(chan Result, l.Ahead)}
+	x.ctx, x.cancel = context.WithCancel(ctx)
+	return x
+}
 
-		give := func() { <-tokens }
-		take := func(ctx context.Context) bool {
-			select {
-			case tokens <- struct{}{}:
-				return true
-			case <-ctx.Done():
-				return false
-			}
-		}
-		start := func(r *Request) {
-			// Blocks until one of the goroutines is done, or waits. They always get there,
-			// since their sends do not block, and soon after ctx is done, since the Doer returns.
-			tokens <- struct{}{}
-			running.Go(func() {
-				p := &place{Context: ctx, give: give, take: take}
-				defer func() {
-					if !p.isLost() {
-						give()
-					}
-				}()
-				doing := ctx
-				if places {
-					doing = p
-				}
-				answer(doing, d, r, results)
-			})
-		}
-		flow(ctx, ahead, reqs, start, results, yield)
-	}
+func (x *perURL) Submit(r *Request)      { x.running.Go(func() { x.perform(x.ctx, r, x.results) }) }
+func (x *perURL) Flush()                 {}
+func (x *perURL) Results() <-chan Result { return x.results }
+
+func (x *perURL) Close() {
+	x.cancel()
+	x.running.Wait()
 }

@@ -30,7 +30,7 @@ func init() {
 			panic(err)
 		}
 	}
-	deafText = "it takes no more requests"
+	deafText = "it takes no more tasks"
 	peakMemory = func() int {
 		status, err := os.ReadFile("/proc/self/status")
 		if err != nil {
@@ -56,7 +56,7 @@ func init() {
 			panic(err)
 		}
 		// A child is replaced after the file has been.
-		fetchAndPrint(context.Background(), "http://ok.test/", "http://exit.test/", "http://ok.test/")
+		fetchAndPrint(nil, "http://ok.test/", "http://exit.test/", "http://ok.test/")
 	}
 	programs["few files"] = func() {
 		fetch.ShardMain(&inChild{})
@@ -74,7 +74,7 @@ func init() {
 		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: few, Max: few}); err != nil {
 			panic(err)
 		}
-		fetchAndPrint(context.Background(), "http://ok.test/", "http://ok.test/")
+		fetchAndPrint(nil, "http://ok.test/", "http://ok.test/")
 	}
 	programs["few processes"] = func() {
 		fetch.ShardMain(&inChild{})
@@ -92,7 +92,7 @@ func init() {
 		if err := syscall.Setrlimit(rlimitNproc, &syscall.Rlimit{Cur: 1, Max: 1}); err != nil {
 			panic(err)
 		}
-		fetchAndPrint(context.Background(), "http://ok.test/", "http://ok.test/")
+		fetchAndPrint(nil, "http://ok.test/", "http://ok.test/")
 	}
 	programs["memory"] = func() {
 		fetch.ShardMain(&inChild{})
@@ -130,8 +130,8 @@ func openFileCount() int {
 	return len(entries)
 }
 
-// ended reports whether a process that is nobody's child here has ended. It may be a zombie, if
-// what runs as process 1 does not reap.
+// ended reports whether a process that is not a child of this one has ended. It may be a zombie, if
+// process 1 does not reap.
 func ended(pid string) bool {
 	stat, err := os.ReadFile("/proc/" + pid + "/stat")
 	if err != nil {
@@ -184,13 +184,13 @@ func TestShardProgramReplaced(t *testing.T) {
 	cmd.Path = copied
 	out, _ := output(t, cmd)
 	assert.Equal(t, 2, strings.Count(out, "result 200 <nil>"), "%s", out)
-	assert.Contains(t, out, "exit status 7; children that ended with this request before: 2")
+	assert.Contains(t, out, "exit status 7; children that had it and ended before: 2")
 }
 
 // What the system does not allow is said, with what to do about it.
 func TestShardLimits(t *testing.T) {
 	t.Run("files", func(t *testing.T) {
-		const advice = "shard: no child process: too many open files: lower the strategy's limit or raise ulimit -n"
+		const advice = "lost: no child process: too many open files: lower the strategy's limit or raise ulimit -n"
 		for n := range 9 {
 			cmd := program(t.Context(), "few files")
 			cmd.Env = append(cmd.Env, fmt.Sprint("N=", n))
@@ -209,12 +209,11 @@ func TestShardLimits(t *testing.T) {
 			cmd.Dir = "/"
 		}
 		out, _ := output(t, cmd)
-		assert.Equal(t, 2, strings.Count(out, "shard: no child process: too many processes: lower Shard.Processes or raise ulimit -u"), "%s", out)
+		assert.Equal(t, 2, strings.Count(out, "lost: no child process: too many processes: lower Processes or raise ulimit -u"), "%s", out)
 	})
 }
 
-// Neither the parent nor a child needs more memory for a million URLs than for a
-// hundred thousand.
+// Neither the parent nor a child needs more memory for a million URLs than for a hundred thousand.
 func TestShardMillion(t *testing.T) {
 	if testing.Short() {
 		t.Skip("a million URLs take some seconds")

@@ -7,7 +7,6 @@ import (
 	"context"
 	"encoding/gob"
 	"fmt"
-	"iter"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,23 +21,23 @@ import (
 	"fetchbench/fetch"
 )
 
-// Some things can be seen only from outside of a program that uses a Shard. This test binary
-// is such a program, if programEnv names one of these.
+// Some things can be seen only from outside of a program that uses a Shard. This test binary is
+// such a program, if programEnv names one of these.
 const programEnv = "FETCH_TEST_PROGRAM"
 
 var programs = map[string]func(){
-	"no ShardMain": func() { fetchAndPrint(context.Background(), "http://ok.test/") },
+	"no ShardMain": func() { fetchAndPrint(nil, "http://ok.test/") },
 	"late": func() {
 		for range 1000 {
 			fmt.Println("printed before ShardMain")
 		}
 		time.Sleep(100 * time.Millisecond)
 		fetch.ShardMain(&inChild{})
-		fetchAndPrint(context.Background(), "http://ok.test/", "http://print.test/", "http://ok.test/")
+		fetchAndPrint(nil, "http://ok.test/", "http://print.test/", "http://ok.test/")
 	},
 	"marked": func() {
 		fetch.ShardMain(&inChild{})
-		fetchAndPrint(context.Background(), "http://ok.test/")
+		fetchAndPrint(nil, "http://ok.test/")
 	},
 	"fails at first": func() {
 		if isChild {
@@ -49,8 +48,7 @@ var programs = map[string]func(){
 			}
 		}
 		fetch.ShardMain(&inChild{})
-		ctx := fetch.WithTrace(context.Background(), &fetch.Trace{ShardStarted: func(i fetch.ShardInfo) { fmt.Println("started") }})
-		fetchAndPrint(ctx, slices.Repeat([]string{"http://slow.test/"}, 40)...)
+		fetchAndPrint(onShardUp(func(fetch.Event) { fmt.Println("started") }), slices.Repeat([]string{"http://slow.test/"}, 40)...)
 	},
 	"strategy panics": func() {
 		gob.Register(panics{})
@@ -70,17 +68,14 @@ var programs = map[string]func(){
 	},
 	"orphans": func() {
 		fetch.ShardMain(&inChild{})
-		ctx := fetch.WithTrace(context.Background(), &fetch.Trace{ShardStarted: func(i fetch.ShardInfo) { fmt.Println(i.PID) }})
-		fetchAndPrint(ctx, "http://hang.test/", "http://wait.test/", "http://wait.test/")
+		fetchAndPrint(onShardUp(func(e fetch.Event) { fmt.Println(e.PID) }), "http://hang.test/", "http://wait.test/", "http://wait.test/")
 	},
 }
 
 // panics is a strategy that panics.
 type panics struct{ fetch.Pool }
 
-func (panics) Run(context.Context, fetch.Doer, iter.Seq[*fetch.Request]) iter.Seq[fetch.Result] {
-	panic("of a strategy")
-}
+func (panics) Start(context.Context, fetch.Doer) fetch.Executor { panic("of a strategy") }
 
 // isChild: programs without a ShardMain cannot know otherwise.
 var isChild = os.Getenv("FETCHBENCH_SHARD") != ""
@@ -99,10 +94,19 @@ func runProgram() {
 	}
 }
 
+// onShardUp returns a Trace that calls f for each child that is ready.
+func onShardUp(f func(fetch.Event)) func(fetch.Event) {
+	return func(e fetch.Event) {
+		if e.Kind == fetch.EventShardUp {
+			f(e)
+		}
+	}
+}
+
 // fetchAndPrint fetches urls by 3 processes, and prints a line for each result.
-func fetchAndPrint(ctx context.Context, urls ...string) {
-	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 3, Each: fetch.Pool{Workers: 4}}}
-	for r := range f.Get(ctx, urls...) {
+func fetchAndPrint(trace func(fetch.Event), urls ...string) {
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 3, Each: fetch.Pool{Workers: 4}}, Trace: trace}
+	for r := range f.Get(context.Background(), urls...) {
 		fmt.Println("result", r.Status, r.Err)
 	}
 }
@@ -126,7 +130,7 @@ func output(t *testing.T, cmd *exec.Cmd) (stdout, stderr string) {
 // A program that does not call ShardMain is told so, and is not run again.
 func TestShardWithoutShardMain(t *testing.T) {
 	out, stderr := output(t, program(t.Context(), "no ShardMain"))
-	assert.Contains(t, out, "result 0 fetch: http://ok.test/: shard: ")
+	assert.Contains(t, out, "result 0 fetch: http://ok.test/: lost: ")
 	assert.Contains(t, out, "call fetch.ShardMain(doer) first thing in main")
 	assert.Equal(t, 1, strings.Count(out, "result "))
 	assert.Equal(t, 1, strings.Count(out+stderr, "printed by init"))
@@ -146,7 +150,7 @@ func TestShardStrategyPanics(t *testing.T) {
 	out, stderr := output(t, program(t.Context(), "strategy panics"))
 	assert.Contains(t, out, "exit status 2")
 	assert.Contains(t, stderr, "panic: of a strategy\n\ngoroutine ")
-	assert.Contains(t, stderr, "panics.Run", "the stack is the panic's")
+	assert.Contains(t, stderr, "panics.Start", "the stack is the panic's")
 }
 
 // The children have the arguments that the program was started with.
@@ -183,6 +187,6 @@ func TestShardMarkInherited(t *testing.T) {
 		cmd.ExtraFiles = []*os.File{r, w}
 		cmd.WaitDelay = time.Second
 		out, _ := output(t, cmd)
-		assert.Contains(t, out, "this process is itself the child of a Shard", mark)
+		assert.Contains(t, out, "this process is itself a child, and can have no children", mark)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"iter"
 	"math/rand/v2"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,6 +28,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/time/rate"
 
 	"fetchbench/fetch"
 	"fetchbench/fetch/fetchtest"
@@ -40,15 +42,16 @@ func init() {
 	strategies = append(strategies,
 		fetch.Shard{Processes: 2, Each: fetch.Pool{Workers: 3}},
 		fetch.Shard{Processes: 1, Each: fetch.Serial{}},
-		fetch.Shard{Processes: 3, Each: fetch.Batch{Size: 10, Limit: 4}},
+		fetch.Shard{Processes: 3, Each: fetch.Semaphore{Limit: 1}},
+		fetch.Batch{Size: 10, Each: fetch.Shard{Processes: 3, Each: fetch.Pool{Workers: 4}}},
 	)
 }
 
-// inChild is the Doer of the children of these tests: the host of a URL says what to do.
+// inChild is the Doer of the children of these tests. The host of a URL says what it does.
 type inChild struct{ client fetch.Client }
 
 func (d *inChild) Do(ctx context.Context, r *fetch.Request) fetch.Result {
-	host, _, _ := strings.Cut(strings.TrimPrefix(r.URL, "http://"), ".test/")
+	host, _, _ := strings.Cut(strings.TrimPrefix(r.URL, "http://"), ".test")
 	res := fetch.Result{Status: 200, Body: []byte(fetchtest.Pong), Attempts: 1, Duration: time.Millisecond}
 	switch host {
 	case "ok":
@@ -68,7 +71,7 @@ func (d *inChild) Do(ctx context.Context, r *fetch.Request) fetch.Result {
 	case "close":
 		syscall.Close(4)
 	case "deaf":
-		time.Sleep(20 * time.Millisecond) // until it has all that has been sent
+		time.Sleep(20 * time.Millisecond) // it has all that has been sent
 		deafen()
 		select {}
 	case "steal": // a byte of a request
@@ -82,9 +85,12 @@ func (d *inChild) Do(ctx context.Context, r *fetch.Request) fetch.Result {
 		panic((*nilError)(nil))
 	case "args":
 		res.Body = []byte(strings.Join(os.Args[1:], " "))
-	case "retry":
-		bad := fetch.DoerFunc(func(context.Context, *fetch.Request) fetch.Result { return fetch.Result{Status: 503, Attempts: 1} })
-		return (&fetch.Retry{Doer: bad, Attempts: 2, Backoff: 1}).Do(ctx, r)
+	case "tag":
+		res.Body = fmt.Append(nil, r.Index, " ", r.Tag)
+	case "moved":
+		res.URL = "http://moved.test/there"
+	case "emit":
+		fetch.Emit(ctx, engineEvent)
 	case "ordered":
 		res.Body = []byte(strconv.Itoa(orderedAhead(ctx)))
 	case "once": // crashes the first time only
@@ -116,6 +122,14 @@ func (d *inChild) Do(ctx context.Context, r *fetch.Request) fetch.Result {
 		res.Body = []byte(strconv.Itoa(os.Getpid()))
 	case "memory":
 		res.Body = fmt.Append(nil, os.Getpid(), " ", peakMemory())
+	case "quick":
+		time.Sleep(10 * time.Millisecond)
+	case "dead":
+		select {
+		case <-time.After(10 * time.Second):
+		case <-ctx.Done():
+		}
+		return fetch.Result{Attempts: 1, Err: &fetch.Error{Kind: fetch.ErrTimeout, URL: r.URL}}
 	case "slow":
 		select {
 		case <-time.After(500 * time.Millisecond):
@@ -136,7 +150,7 @@ func (d *inChild) Do(ctx context.Context, r *fetch.Request) fetch.Result {
 		res.Body = r.Body
 		h := r.Header.Clone()
 		h.Set("Method", r.Method)
-		res.SetHeader(h)
+		res.SetHeader(func() http.Header { return h })
 	case "error":
 		res = fetch.Result{Err: remoteErrors[r.Index], Attempts: 3}
 	case "nested":
@@ -158,8 +172,8 @@ type nilError struct{ text string }
 
 func (e *nilError) Error() string { return e.text }
 
-// orderedAhead returns how many requests a Fetch in the order of the input takes ahead at
-// the most, while its first one takes long.
+// orderedAhead returns how many requests a Fetch in the order of the input takes ahead at most,
+// while its first one takes long.
 func orderedAhead(ctx context.Context) (most int) {
 	f := fetch.Fetcher{
 		Strategy: fetch.Pool{Workers: 2},
@@ -186,7 +200,10 @@ func orderedAhead(ctx context.Context) (most int) {
 	return most
 }
 
-// DoBatch answers each with the number of those that came together.
+// engineEvent is what an engine tells of.
+var engineEvent = fetch.Event{Kind: fetch.EventPipelineOff, Host: "http://emit.test", Unanswered: 2, Err: io.EOF, Duration: time.Second}
+
+// DoBatch answers each request with the number of those that came together.
 func (d *inChild) DoBatch(ctx context.Context, reqs []*fetch.Request, yield func(fetch.Result)) {
 	for _, r := range reqs {
 		res := d.Do(ctx, r)
@@ -195,8 +212,8 @@ func (d *inChild) DoBatch(ctx context.Context, reqs []*fetch.Request, yield func
 	}
 }
 
-// peakMemory returns the most memory that this process has had, in KiB. It is nil
-// where the system does not tell.
+// peakMemory returns the most memory that this process has had, in KiB. It is nil where the system
+// does not tell.
 var peakMemory func() int
 
 // urls is the input of n requests for what url returns for their index.
@@ -210,29 +227,25 @@ func urls(n int, url func(i int) string) iter.Seq[fetch.Request] {
 	}
 }
 
-// A herd follows the children of a Shard by its Trace.
+// A herd follows the children of a Shard by the Trace of its Fetcher.
 type herd struct {
 	mu      sync.Mutex
 	alive   []int
-	started []fetch.ShardInfo
-	gone    []fetch.ShardInfo
+	started []fetch.Event
+	gone    []fetch.Event
 }
 
-func (h *herd) trace(ctx context.Context) context.Context {
-	return fetch.WithTrace(ctx, &fetch.Trace{
-		ShardStarted: func(i fetch.ShardInfo) {
-			h.mu.Lock()
-			defer h.mu.Unlock()
-			h.alive = append(h.alive, i.PID)
-			h.started = append(h.started, i)
-		},
-		ShardGone: func(i fetch.ShardInfo) {
-			h.mu.Lock()
-			defer h.mu.Unlock()
-			h.alive = slices.DeleteFunc(h.alive, func(pid int) bool { return pid == i.PID })
-			h.gone = append(h.gone, i)
-		},
-	})
+func (h *herd) trace(e fetch.Event) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch e.Kind {
+	case fetch.EventShardUp:
+		h.alive = append(h.alive, e.PID)
+		h.started = append(h.started, e)
+	case fetch.EventShardDown:
+		h.alive = slices.DeleteFunc(h.alive, func(pid int) bool { return pid == e.PID })
+		h.gone = append(h.gone, e)
+	}
 }
 
 // signal sends sig to a child that is alive and has not had one, if there is such a child.
@@ -274,9 +287,9 @@ func TestShardSurvivesKills(t *testing.T) {
 	var h herd
 	seen := make([]int, n)
 	received, signals := 0, 0
-	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 4, Each: fetch.Pool{Workers: window / 2}, Hang: time.Second}}
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 4, Each: fetch.Pool{Workers: window / 2}, Hang: time.Second}, Trace: h.trace}
 	next := n / (kills + 2)
-	for r := range f.Fetch(h.trace(t.Context()), urls(n, server.Ping)) {
+	for r := range f.Fetch(t.Context(), urls(n, server.Ping)) {
 		require.True(t, r.OK(), "%v", r.Err)
 		seen[r.Request.Index]++
 		received++
@@ -314,9 +327,9 @@ func TestShardPoison(t *testing.T) {
 	for _, poison := range []struct{ host, text string }{
 		{"exit", "exit status 7"},
 		{"crash", "exit status 2"},
-		{"garbage", "sent what is no frame"},
+		{"garbage", "sent what is not a frame"},
 		{"close", "exit status"},
-		{"hang", "answered none of them for 1s"},
+		{"hang", "no result came for 1s"},
 		{"stop", "no sign of life for 1s"},
 	} {
 		for _, attempts := range []int{1, 2, 3} {
@@ -325,7 +338,7 @@ func TestShardPoison(t *testing.T) {
 					t.Skip("between the others")
 				}
 				var h herd
-				f := fetch.Fetcher{Strategy: fetch.Shard{
+				f := fetch.Fetcher{Trace: h.trace, Strategy: fetch.Shard{
 					Processes: 2,
 					Each:      fetch.Pool{Workers: 4},
 					Attempts:  attempts,
@@ -334,7 +347,7 @@ func TestShardPoison(t *testing.T) {
 				const n, poisoned = 300, 100
 				failed := 0
 				seen := make([]bool, n)
-				for r := range f.Fetch(h.trace(t.Context()), urls(n, func(i int) string {
+				for r := range f.Fetch(t.Context(), urls(n, func(i int) string {
 					if i == poisoned {
 						return "http://" + poison.host + ".test/"
 					}
@@ -346,12 +359,12 @@ func TestShardPoison(t *testing.T) {
 						continue
 					}
 					failed++
-					require.ErrorIs(t, r.Err, fetch.ErrShard)
+					require.ErrorIs(t, r.Err, fetch.ErrLost)
 					require.ErrorContains(t, r.Err, poison.text)
 					require.Equal(t, attempts, r.Attempts)
 					if attempts > 1 {
 						require.Equal(t, poisoned, r.Request.Index, "another one's request")
-						require.ErrorContains(t, r.Err, fmt.Sprintf("children that ended with this request before: %d", attempts-1))
+						require.ErrorContains(t, r.Err, fmt.Sprintf("children that had it and ended before: %d", attempts-1))
 					}
 				}
 				require.NotContains(t, seen, false)
@@ -372,11 +385,11 @@ func TestShardManyPoisons(t *testing.T) {
 	for _, attempts := range []int{2, 3} {
 		t.Run(fmt.Sprintf("%d attempts", attempts), func(t *testing.T) {
 			var h herd
-			f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 2, Each: fetch.Pool{Workers: 4}, Attempts: attempts, Restarts: 1000}}
+			f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 2, Each: fetch.Pool{Workers: 4}, Attempts: attempts, Restarts: 1000}, Trace: h.trace}
 			isPoison := func(i int) bool { return i%20 == 7 }
 			const n = 400
 			seen := make([]bool, n)
-			for r := range f.Fetch(h.trace(t.Context()), urls(n, func(i int) string {
+			for r := range f.Fetch(t.Context(), urls(n, func(i int) string {
 				if isPoison(i) {
 					return "http://exit.test/"
 				}
@@ -410,8 +423,8 @@ func TestShardStart(t *testing.T) {
 // A slow server is no hang, as long as there is an answer now and then.
 func TestShardSlowServer(t *testing.T) {
 	var h herd
-	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1, Each: fetch.Pool{Workers: 1}, Hang: time.Second}}
-	for r := range f.Fetch(h.trace(t.Context()), urls(4, func(int) string { return "http://slow.test/" })) {
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1, Each: fetch.Pool{Workers: 1}, Hang: time.Second}, Trace: h.trace}
+	for r := range f.Fetch(t.Context(), urls(4, func(int) string { return "http://slow.test/" })) {
 		require.True(t, r.OK(), "%v", r.Err)
 		require.Equal(t, 1, r.Attempts)
 	}
@@ -428,7 +441,7 @@ func TestShardAttempts(t *testing.T) {
 	}
 }
 
-// That a child is gone is known when it is, whoever else has its pipe.
+// The end of a child is noticed at once, even if another process has its pipe.
 func TestShardHeir(t *testing.T) {
 	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1, Attempts: 1}}
 	file := filepath.Join(t.TempDir(), "pid")
@@ -460,33 +473,47 @@ func TestShardDoerThatExecs(t *testing.T) {
 }
 
 // What may have been sent is not sent again if that might do it twice.
-func TestShardRepeatsIdempotentRequestsOnly(t *testing.T) {
-	for _, method := range []string{"", "GET", "HEAD", "PUT", "DELETE", "OPTIONS", "POST", "PATCH", "get", "PURGE"} {
-		t.Run(method, func(t *testing.T) {
-			attempts := 1
-			if slices.Contains([]string{"", "GET", "HEAD", "PUT", "DELETE", "OPTIONS"}, method) {
-				attempts = 3
-			}
+func TestShardRepeats(t *testing.T) {
+	key := http.Header{"Idempotency-Key": {"7"}}
+	for _, c := range []struct {
+		method string
+		header http.Header
+		repeat bool
+	}{
+		{"", nil, true}, {"GET", nil, true}, {"get", nil, true}, {"HEAD", nil, true}, {"OPTIONS", nil, true}, {"PUT", nil, true},
+		{"Delete", nil, true}, {"POST", key, true}, {"PATCH", key, true},
+		{"POST", nil, false}, {"PATCH", nil, false}, {"PURGE", nil, false},
+	} {
+		t.Run(fmt.Sprint(c.method, len(c.header)), func(t *testing.T) {
 			f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1}}
-			for r := range f.Fetch(t.Context(), slices.Values([]fetch.Request{{Method: method, URL: "http://exit.test/"}})) {
-				require.ErrorIs(t, r.Err, fetch.ErrShard)
-				require.Equal(t, attempts, r.Attempts)
-				if attempts == 1 {
-					require.ErrorContains(t, r.Err, "is not repeated")
-				}
+			r := one(t, &f, fetch.Request{Method: c.method, URL: "http://exit.test/", Header: c.header})
+			require.ErrorIs(t, r.Err, fetch.ErrLost)
+			if c.repeat {
+				require.Equal(t, 3, r.Attempts)
+			} else {
+				require.Equal(t, 1, r.Attempts)
+				require.ErrorContains(t, r.Err, "not repeated, since it may have been sent")
 			}
 		})
 	}
 }
 
+// one returns the result of one request.
+func one(t *testing.T, f *fetch.Fetcher, r fetch.Request) fetch.Result {
+	t.Helper()
+	results := slices.Collect(f.Fetch(t.Context(), slices.Values([]fetch.Request{r})))
+	require.Len(t, results, 1)
+	return results[0]
+}
+
 // When no child is left, and none may be started any more, each request still has its result.
 func TestShardRestarts(t *testing.T) {
 	var h herd
-	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 2, Each: fetch.Pool{Workers: 2}, Restarts: 3, Attempts: 100}}
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 2, Each: fetch.Pool{Workers: 2}, Restarts: 3, Attempts: 100}, Trace: h.trace}
 	received := 0
-	for r := range f.Fetch(h.trace(t.Context()), urls(100, func(int) string { return "http://exit.test/" })) {
-		require.ErrorIs(t, r.Err, fetch.ErrShard)
-		require.ErrorContains(t, r.Err, "3 children were replaced before: see Shard.Restarts")
+	for r := range f.Fetch(t.Context(), urls(100, func(int) string { return "http://exit.test/" })) {
+		require.ErrorIs(t, r.Err, fetch.ErrLost)
+		require.ErrorContains(t, r.Err, "3 children were replaced before: see Restarts")
 		received++
 	}
 	require.Equal(t, 100, received)
@@ -507,8 +534,7 @@ var remoteErrors = []error{
 	fmt.Errorf("wrapped: %w", &fetch.PanicError{URL: "http://error.test/", Value: io.EOF, Stack: []byte("a stack")}),
 }
 
-// An error is in the parent what it is in the child, to whoever asks for its kind, its
-// cause or its text.
+// An error has the same kind, text and causes in the parent as in the child.
 func TestShardErrors(t *testing.T) {
 	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1}, Ordered: true}
 	received := 0
@@ -565,9 +591,9 @@ func TestShardCarriesEverything(t *testing.T) {
 // An error whose methods panic is an error all the same, and costs no other request.
 func TestShardNilErrors(t *testing.T) {
 	var h herd
-	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1}, Ordered: true}
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1}, Ordered: true, Trace: h.trace}
 	var errs []error
-	for r := range f.Get(h.trace(t.Context()), "http://nilerror.test/", "http://nilpanic.test/", "http://ok.test/") {
+	for r := range f.Get(t.Context(), "http://nilerror.test/", "http://nilpanic.test/", "http://ok.test/") {
 		errs = append(errs, r.Err)
 	}
 	require.Len(t, errs, 3)
@@ -577,7 +603,8 @@ func TestShardNilErrors(t *testing.T) {
 	assert.Len(t, h.started, 1)
 }
 
-// deafen closes the pipe that requests come from. Of a process that did so, the error says deafText.
+// deafen closes the pipe that requests come from. Of a process that did so, the error says
+// deafText.
 var (
 	deafen   = func() { syscall.Close(3) }
 	deafText = ""
@@ -588,9 +615,9 @@ func TestShardBrokenPipe(t *testing.T) {
 	for host, text := range map[string]string{"deaf": deafText, "steal": "exit status 2"} {
 		t.Run(host, func(t *testing.T) {
 			var h herd
-			f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1, Each: fetch.Pool{Workers: 4}}}
+			f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1, Each: fetch.Pool{Workers: 4}}, Trace: h.trace}
 			received := 0
-			for r := range f.Fetch(h.trace(t.Context()), func(yield func(fetch.Request) bool) {
+			for r := range f.Fetch(t.Context(), func(yield func(fetch.Request) bool) {
 				for i := range 60 {
 					r := fetch.Request{URL: "http://ok.test/"}
 					if i == 30 {
@@ -606,7 +633,7 @@ func TestShardBrokenPipe(t *testing.T) {
 			}) {
 				received++
 				if r.Request.Index == 30 {
-					assert.ErrorIs(t, r.Err, fetch.ErrShard)
+					assert.ErrorIs(t, r.Err, fetch.ErrLost)
 					assert.ErrorContains(t, r.Err, "may have been sent")
 					assert.ErrorContains(t, r.Err, text)
 				} else {
@@ -645,8 +672,8 @@ func TestShardNestedFetch(t *testing.T) {
 // A panic has its stack, and costs only its own request; Goexit does not cost more.
 func TestShardPanics(t *testing.T) {
 	var h herd
-	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1}, Ordered: true}
-	for r := range f.Get(h.trace(t.Context()), "http://ok.test/", "http://panic.test/", "http://goexit.test/", "http://ok.test/") {
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1}, Ordered: true, Trace: h.trace}
+	for r := range f.Get(t.Context(), "http://ok.test/", "http://panic.test/", "http://goexit.test/", "http://ok.test/") {
 		switch r.Request.Index {
 		case 1:
 			p, ok := errors.AsType[*fetch.PanicError](r.Err)
@@ -662,39 +689,80 @@ func TestShardPanics(t *testing.T) {
 	require.Len(t, h.started, 1)
 }
 
-// Events of the children's strategies reach the parent's Trace, with the child's number.
-func TestShardTrace(t *testing.T) {
-	var batches []fetch.BatchInfo
+// A batch ends when all children have done their part of it, and none has one of the next before.
+func TestShardInBatch(t *testing.T) {
+	const n, size = 95, 10
 	var h herd
-	ctx := fetch.WithTrace(h.trace(t.Context()), &fetch.Trace{BatchDone: func(b fetch.BatchInfo) { batches = append(batches, b) }})
-	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 2, Each: fetch.Batch{Size: 10, Limit: 4}}}
-	for range f.Fetch(ctx, urls(95, func(i int) string {
+	received := 0
+	var batches []fetch.Event
+	f := fetch.Fetcher{Strategy: fetch.Batch{Size: size, Each: fetch.Shard{Processes: 3, Each: fetch.Pool{Workers: 4}}}}
+	pids := map[string]bool{}
+	f.Trace = func(e fetch.Event) {
+		h.trace(e)
+		switch e.Kind { // on the loop's goroutine
+		case fetch.EventStart:
+			assert.GreaterOrEqual(t, received, e.Request.Index/size*size, "results when request %d starts", e.Request.Index)
+		case fetch.EventBatch:
+			assert.Equal(t, min(n, size*(len(batches)+1)), received)
+			batches = append(batches, e)
+		}
+	}
+	for r := range f.Fetch(t.Context(), urls(n, func(i int) string {
 		if i%5 == 0 {
 			return "http://panic.test/"
 		}
-		return "http://ok.test/"
+		return "http://slowpid.test/"
 	})) {
+		pids[string(r.Body)] = true
+		received++
 	}
-	size, failed := 0, 0
-	numbers := []int{0, 0}
-	for _, b := range batches {
-		assert.Equal(t, numbers[b.Shard], b.Number)
-		numbers[b.Shard]++
-		assert.LessOrEqual(t, b.Size, 10)
+	require.Equal(t, n, received)
+	require.Len(t, batches, 10)
+	for i, b := range batches {
+		assert.Equal(t, i, b.Batch)
+		assert.Equal(t, min(size, n-i*size), b.Size, "the last one is not full")
+		assert.Equal(t, (b.Size+4)/5, b.Failed)
 		assert.Positive(t, b.Duration)
-		size += b.Size
-		failed += b.Failed
 	}
-	assert.Equal(t, 95, size, "the last batch of each child, which is not full, included")
-	assert.Equal(t, 19, failed)
-	require.NotEmpty(t, h.started, "one child may do all before the other is ready")
+	assert.Len(t, pids, 1+3, "processes that had a part, and the body of a panic")
+	h.requireNone(t)
+}
+
+// Events of the children and their engines reach the Trace, with the child's number.
+func TestShardTrace(t *testing.T) {
+	var h herd
+	var mu sync.Mutex
+	var engine []fetch.Event
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 2, Each: fetch.Pool{Workers: 1}}, Trace: func(e fetch.Event) {
+		h.trace(e)
+		mu.Lock()
+		defer mu.Unlock()
+		if e.Kind == fetch.EventPipelineOff {
+			engine = append(engine, e)
+		}
+	}}
+	results := 0
+	for range f.Fetch(t.Context(), urls(40, func(i int) string { return []string{"http://emit.test/", "http://slowpid.test/"}[i/38] })) {
+		results++
+	}
+	require.Equal(t, 40, results)
+	require.Len(t, engine, 38)
+	for _, e := range engine {
+		want := engineEvent
+		want.Shard, want.Err = e.Shard, e.Err
+		assert.Equal(t, want, e)
+		assert.ErrorIs(t, e.Err, io.EOF)
+		assert.Contains(t, []int{0, 1}, e.Shard)
+	}
+	require.Len(t, h.started, 2)
 	require.Len(t, h.gone, 2)
-	for _, i := range h.started {
-		assert.Positive(t, i.Startup)
+	for _, e := range h.started {
+		assert.Positive(t, e.Duration)
 	}
-	for _, i := range h.gone {
-		assert.NoError(t, i.Err)
-		assert.Zero(t, i.Unanswered)
+	assert.ElementsMatch(t, []int{0, 1}, []int{h.started[0].Shard, h.started[1].Shard})
+	for _, e := range h.gone {
+		assert.NoError(t, e.Err)
+		assert.Zero(t, e.Unanswered)
 	}
 	h.requireNone(t)
 }
@@ -702,30 +770,50 @@ func TestShardTrace(t *testing.T) {
 // mine is a strategy of another package than fetch. That it is known to gob is up to it.
 type mine struct{ Name string }
 
-func (m mine) Run(ctx context.Context, d fetch.Doer, reqs iter.Seq[*fetch.Request]) iter.Seq[fetch.Result] {
-	return fetch.Pool{Workers: 2}.Run(ctx, fetch.DoerFunc(func(ctx context.Context, r *fetch.Request) fetch.Result {
+func (mine) Limits() fetch.Limits { return fetch.Pool{Workers: 2}.Limits() }
+
+func (m mine) Start(ctx context.Context, d fetch.Doer) fetch.Executor {
+	return fetch.Pool{Workers: 2}.Start(ctx, fetch.DoerFunc(func(ctx context.Context, r *fetch.Request) fetch.Result {
 		res := d.Do(ctx, r)
 		res.Body = []byte(m.Name)
 		return res
-	}), reqs)
+	}))
 }
+
 func (m mine) String() string { return m.Name }
 
 type unregistered struct{ fetch.Pool }
 
-// unbound says that it performs no requests.
-type unbound struct{ fetch.Pool }
+// limitless says that it performs no requests.
+type limitless struct{ fetch.Pool }
 
-func (unbound) Bounds() (inFlight, ahead int) { return 0, 0 }
+func (limitless) Limits() fetch.Limits { return fetch.Limits{} }
 
 // unencodable panics when it is to be sent.
 type unencodable struct{ fetch.Pool }
 
 func (unencodable) GobEncode() ([]byte, error) { panic("no way") }
 
+// foreign returns results of requests that it was not given.
+type foreign struct{ Foreign bool }
+
+func (foreign) Limits() fetch.Limits { return fetch.Limits{InFlight: 1, Ahead: 1} }
+func (foreign) String() string       { return "foreign" }
+func (foreign) Start(context.Context, fetch.Doer) fetch.Executor {
+	return &foreignRun{results: make(chan fetch.Result, 1)}
+}
+
+type foreignRun struct{ results chan fetch.Result }
+
+func (x *foreignRun) Submit(*fetch.Request)        { x.results <- fetch.Result{Request: &fetch.Request{}} }
+func (x *foreignRun) Flush()                       {}
+func (x *foreignRun) Results() <-chan fetch.Result { return x.results }
+func (x *foreignRun) Close()                       {}
+
 func init() {
 	gob.Register(mine{})
 	gob.Register(unencodable{})
+	gob.Register(foreign{})
 }
 
 func TestShardOfAnyStrategy(t *testing.T) {
@@ -739,28 +827,38 @@ func TestShardOfAnyStrategy(t *testing.T) {
 
 	f.Strategy = fetch.Shard{Processes: 2, Each: unregistered{}}
 	for r := range f.Get(t.Context(), "http://ok.test/") {
-		require.ErrorIs(t, r.Err, fetch.ErrShard)
+		require.ErrorIs(t, r.Err, fetch.ErrLost)
 		require.ErrorContains(t, r.Err, "see gob.Register")
 	}
 
-	assert.PanicsWithValue(t, "fetch: Shard.Each has 0 requests under way, says its method Bounds", func() {
-		fetch.Shard{Each: unbound{}}.Run(t.Context(), nil, nil)
+	f.Strategy = fetch.Shard{Processes: 1, Each: foreign{}, Restarts: 1}
+	for r := range f.Get(t.Context(), "http://ok.test/") {
+		require.ErrorIs(t, r.Err, fetch.ErrLost)
+		require.ErrorContains(t, r.Err, "exit status 2", "of a panic")
+	}
+
+	assert.PanicsWithValue(t, "fetch: the limits of pool(64) are {InFlight:0 Ahead:0 Batch:0}", func() {
+		fetch.Shard{Each: limitless{}}.Limits()
 	})
 	f.Strategy = fetch.Shard{Each: unencodable{}}
 	assert.PanicsWithValue(t, "no way", func() { // here, where the caller can recover
 		for range f.Get(t.Context(), "http://ok.test/") {
 		}
 	})
+}
 
-	// Requests of a batch go together, and no request waits for ever for others to join it.
-	f.Strategy = fetch.Shard{Processes: 2, Each: fetch.Batch{Size: 1000, Limit: 64, Pipeline: 8}}
-	together := 0
-	for r := range f.Fetch(t.Context(), urls(300, func(int) string { return "http://ok.test/" })) {
+// Requests share a write in the children, too, and no request waits for ever for others to join it.
+func TestShardPipelines(t *testing.T) {
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 2, Each: fetch.Pipeline{Limit: 64, Depth: 8}}}
+	together, received := 0, 0
+	for r := range f.Fetch(t.Context(), urls(301, func(int) string { return "http://ok.test/" })) {
 		require.True(t, r.OK(), "%v", r.Err)
 		n, err := strconv.Atoi(string(r.Body))
 		require.NoError(t, err)
 		together = max(together, n)
+		received++
 	}
+	require.Equal(t, 301, received)
 	require.Equal(t, 8, together, "requests in one call of DoBatch")
 }
 
@@ -768,7 +866,8 @@ func TestShardOfAnyStrategy(t *testing.T) {
 func TestStrategiesAreGobEncodable(t *testing.T) {
 	for _, s := range []fetch.Strategy{
 		fetch.Serial{}, fetch.Threads{Limit: 3}, fetch.Pool{}, fetch.Pool{Workers: 3}, fetch.Semaphore{Limit: 3},
-		fetch.Batch{Size: 7, Limit: 3, Pipeline: 2}, fetch.Shard{Processes: 2, Each: fetch.Batch{Size: 3}, Hang: time.Second},
+		fetch.Pipeline{Limit: 3, Depth: 2}, fetch.Batch{Size: 7, Each: fetch.Semaphore{Limit: 3}},
+		fetch.Shard{Processes: 2, Each: fetch.Pipeline{Limit: 3}, Hang: time.Second},
 	} {
 		gob.Register(s) // as init has, but for Shard, which children do not need
 		var b bytes.Buffer
@@ -782,7 +881,7 @@ func TestStrategiesAreGobEncodable(t *testing.T) {
 // Requests that come one by one are fetched as they come, even while a slow one is under way.
 func TestShardTrickle(t *testing.T) {
 	for _, each := range []fetch.Strategy{
-		fetch.Pool{Workers: 2}, fetch.Semaphore{Limit: 2}, fetch.Batch{Size: 100, Limit: 2}, fetch.Batch{Size: 100, Limit: 2, Pipeline: 2},
+		fetch.Pool{Workers: 2}, fetch.Semaphore{Limit: 2}, fetch.Pipeline{Limit: 2, Depth: 2},
 	} {
 		t.Run(each.String(), func(t *testing.T) {
 			var order []string
@@ -823,13 +922,13 @@ func TestShardBreak(t *testing.T) {
 				return "http://ok.test/"
 			})
 			if k == 0 {
-				next, stop := iter.Pull(f.Fetch(h.trace(t.Context()), input))
+				next, stop := iter.Pull(f.Fetch(t.Context(), input))
 				_, ok := next()
 				require.True(t, ok)
 				stop()
 			} else {
 				input = urls(1_000_000, func(int) string { return "http://ok.test/" })
-				for range f.Fetch(h.trace(t.Context()), input) {
+				for range f.Fetch(t.Context(), input) {
 					if received++; received == k {
 						break
 					}
@@ -849,7 +948,7 @@ func TestShardBreak(t *testing.T) {
 		var h herd
 		before := openFiles(t)
 		require.Panics(t, func() {
-			for range f.Fetch(h.trace(t.Context()), urls(1_000_000, func(int) string { return "http://ok.test/" })) {
+			for range f.Fetch(t.Context(), urls(1_000_000, func(int) string { return "http://ok.test/" })) {
 				panic("in the loop")
 			}
 		})
@@ -883,9 +982,9 @@ func TestShardCancel(t *testing.T) {
 		t.Run(host, func(t *testing.T) {
 			var h herd
 			why := errors.New("why")
-			ctx, cancel := context.WithCancelCause(h.trace(t.Context()))
+			ctx, cancel := context.WithCancelCause(t.Context())
 			defer cancel(nil)
-			f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 2, Each: fetch.Pool{Workers: 4}}}
+			f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 2, Each: fetch.Pool{Workers: 4}}, Trace: h.trace}
 			taken, received := 0, 0
 			input := urls(1000, func(i int) string {
 				if taken = i + 1; taken == 16 { // all that the children have room for
@@ -908,9 +1007,9 @@ func TestShardCancel(t *testing.T) {
 // their parent, which may want to end what it has begun.
 func TestShardInterrupt(t *testing.T) {
 	var h herd
-	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 2}}
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 2}, Trace: h.trace}
 	received := 0
-	for r := range f.Fetch(h.trace(t.Context()), urls(1000, func(int) string { return "http://ok.test/" })) {
+	for r := range f.Fetch(t.Context(), urls(1000, func(int) string { return "http://ok.test/" })) {
 		require.True(t, r.OK(), "%v", r.Err)
 		if received++; received == 300 {
 			require.True(t, h.signal(syscall.SIGINT))
@@ -939,9 +1038,9 @@ func TestShardDeadline(t *testing.T) {
 // Of a child that was killed because its Doer did not return, the error says that.
 func TestShardLate(t *testing.T) {
 	var h herd
-	ctx, cancel := context.WithCancel(h.trace(t.Context()))
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1}}
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1}, Trace: h.trace}
 	for r := range f.Get(ctx, "http://hang.test/", "http://slowpid.test/") {
 		if r.Request.Index == 1 {
 			require.True(t, r.OK(), "%v", r.Err)
@@ -971,46 +1070,210 @@ func TestShardSlowLoop(t *testing.T) {
 		}
 	}
 	require.Equal(t, 200, received)
-	_, ahead := f.Strategy.(fetch.Bounded).Bounds()
-	assert.Less(t, live.Load(), int64(2*ahead+16)<<20, "bytes of live heap, for bodies of 1 MiB")
+	assert.Less(t, live.Load(), int64(2*f.Strategy.Limits().Ahead+16)<<20, "bytes of live heap, for bodies of 1 MiB")
 }
 
 // A child is no place for children.
 func TestShardInShard(t *testing.T) {
 	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1}}
 	for r := range f.Get(t.Context(), "http://nested.test/") {
-		require.ErrorIs(t, r.Err, fetch.ErrShard)
-		require.ErrorContains(t, r.Err, "itself the child of a Shard")
+		require.ErrorIs(t, r.Err, fetch.ErrLost)
+		require.ErrorContains(t, r.Err, "this process is itself a child")
 	}
-	assert.PanicsWithValue(t, "fetch: Shard.Each is a Shard: children have no children", func() {
-		fetch.Shard{Each: fetch.Shard{}}.Run(t.Context(), nil, nil)
+	assert.PanicsWithValue(t, fmt.Sprintf("fetch: Shard.Each is shard(%d,pool(64)): children have no children", runtime.GOMAXPROCS(0)), func() {
+		fetch.Shard{Each: fetch.Shard{}}.Limits()
 	})
-	assert.PanicsWithValue(t, "fetch: Shard.Processes is -1", func() { fetch.Shard{Processes: -1}.Run(t.Context(), nil, nil) })
+	assert.PanicsWithValue(t, "fetch: Shard.Each is batch(3,pool(64)): put the Shard into the Batch, as its Each", func() {
+		fetch.Shard{Each: fetch.Batch{Size: 3}}.Limits()
+	})
+	assert.PanicsWithValue(t, "fetch: Shard.Processes is -1", func() { fetch.Shard{Processes: -1}.Limits() })
 	assert.PanicsWithValue(t, "fetch: Shard's requests at once, Processes times those of Each, is 2000000: at most 1048576", func() {
-		fetch.Shard{Processes: 2, Each: fetch.Pool{Workers: 1_000_000}}.Run(t.Context(), nil, nil)
+		fetch.Shard{Processes: 2, Each: fetch.Pool{Workers: 1_000_000}}.Limits()
 	})
-	assert.PanicsWithValue(t, "fetch: Shard.Hang is -1s", func() { fetch.Shard{Hang: -time.Second}.Run(t.Context(), nil, nil) })
+	assert.PanicsWithValue(t, "fetch: Shard.Hang is -1s", func() { fetch.Shard{Hang: -time.Second}.Limits() })
 	assert.PanicsWithValue(t, "fetch: Pool.Workers is -1", func() {
-		fetch.Shard{Each: fetch.Pool{Workers: -1}}.Run(t.Context(), nil, nil)
+		fetch.Shard{Each: fetch.Pool{Workers: -1}}.Limits()
 	})
 }
 
-// A Trace hears of a retry in a child process, too.
-func TestRetryInShard(t *testing.T) {
+// elsewhere is a strategy of another package whose requests are performed elsewhere.
+type elsewhere struct{ fetch.Pool }
+
+func (elsewhere) Remote() string { return "give it to elsewhere.Main" }
+
+// A Doer that would not perform the requests is not dropped silently: it may have an address
+// policy.
+func TestShardWithADoer(t *testing.T) {
+	for _, c := range []struct {
+		strategy fetch.Strategy
+		want     string
+	}{
+		{fetch.Shard{Processes: 2}, "fetch: Fetcher.Doer does not perform the requests of shard(2,pool(64)), and has to be nil: give it to fetch.ShardMain(doer), first thing in main"},
+		{&fetch.Shard{Processes: 2}, "give it to fetch.ShardMain(doer)"},
+		{fetch.Batch{Each: fetch.Shard{Processes: 2}}, "the requests of batch(10000,shard(2,pool(64))), and has to be nil: give it to fetch.ShardMain(doer)"},
+		{elsewhere{}, "fetch: Fetcher.Doer does not perform the requests of pool(64), and has to be nil: give it to elsewhere.Main"},
+	} {
+		f := fetch.Fetcher{Strategy: c.strategy, Doer: &fetch.Client{Allow: fetch.PublicOnly}}
+		for name, run := range map[string]func(){
+			"Get":        func() { f.Get(t.Context(), "http://127.0.0.1/") },
+			"Stream":     func() { f.Stream(t.Context(), make(chan fetch.Request)) },
+			"FetchQueue": func() { f.FetchQueue(t.Context(), &fetch.Queue{}) },
+		} {
+			func() {
+				defer func() { assert.Contains(t, recover(), c.want, name) }()
+				run()
+			}()
+		}
+	}
+	f := fetch.Fetcher{Strategy: fetch.Batch{Each: fetch.Pool{}}, Doer: fetch.DefaultClient}
+	assert.NotPanics(t, func() { f.Get(t.Context()) })
+}
+
+// The Tag stays here, and the Index crosses. Where a response came from crosses if it is elsewhere.
+func TestShardTagIndexURL(t *testing.T) {
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 2}, Ordered: true}
+	tag := t // cannot be encoded
+	i := 0
+	for r := range f.Fetch(t.Context(), func(yield func(fetch.Request) bool) {
+		for _, host := range []string{"tag", "moved", "error", "tag"} {
+			if !yield(fetch.Request{Index: 99, URL: "http://" + host + ".test/", Tag: tag}) {
+				return
+			}
+		}
+	}) {
+		assert.Same(t, tag, r.Request.Tag)
+		assert.Equal(t, i, r.Request.Index)
+		switch i {
+		case 0, 3:
+			assert.Equal(t, fmt.Sprint(i, " <nil>"), string(r.Body))
+			assert.Equal(t, "http://tag.test/", r.URL)
+		case 1:
+			assert.Equal(t, "http://moved.test/there", r.URL)
+		case 2:
+			assert.ErrorContains(t, r.Err, "TLS")
+			assert.Empty(t, r.URL, "no response came")
+		}
+		i++
+	}
+	assert.Equal(t, 4, i)
+}
+
+// A redirect that a child's engine follows is told as it is without children.
+func TestShardRedirect(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/ping" {
+			http.Redirect(w, r, "/there?q", http.StatusFound)
+		}
+	}))
+	defer server.Close()
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1}}
+	assert.Equal(t, server.URL+"/there?q", one(t, &f, fetch.Request{URL: server.URL + "/ping"}).URL)
+	assert.Equal(t, server.URL+"/else/ping", one(t, &f, fetch.Request{URL: server.URL + "/else/ping"}).URL)
+}
+
+// A retry is the loop's: whichever child has it, it counts.
+func TestShardRetry(t *testing.T) {
 	var mu sync.Mutex
-	var told []fetch.RetryInfo
-	ctx := fetch.WithTrace(t.Context(), &fetch.Trace{Retrying: func(i fetch.RetryInfo) {
+	seen := map[string]int{}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		mu.Lock()
 		defer mu.Unlock()
-		told = append(told, i)
-	}})
-	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1}}
-	for r := range f.Get(ctx, "http://retry.test/"+secret+"?"+secret) {
-		assert.Equal(t, 503, r.Status)
-		assert.Equal(t, 2, r.Attempts)
+		seen[r.URL.RawQuery]++
+		if n, _ := strconv.Atoi(r.URL.RawQuery); n%3 == 0 && seen[r.URL.RawQuery] < 3 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	}))
+	defer server.Close()
+	retries := 0
+	f := fetch.Fetcher{
+		Strategy: fetch.Shard{Processes: 2, Each: fetch.Pool{Workers: 4}},
+		Retry:    &fetch.Retry{Backoff: time.Millisecond, Budget: 1},
+		Trace: func(e fetch.Event) {
+			if e.Kind == fetch.EventRetry { // on the loop's goroutine
+				retries++
+				assert.Equal(t, http.StatusServiceUnavailable, e.Status)
+			}
+		},
 	}
-	require.Len(t, told, 1)
-	assert.NotContains(t, told[0].URL, "?")
-	assert.Equal(t, 503, told[0].Status)
-	assert.Equal(t, 1, told[0].Attempts)
+	const n = 60
+	for r := range f.Fetch(t.Context(), urls(n, func(i int) string { return fmt.Sprint(server.URL, "/ping?", i) })) {
+		require.True(t, r.OK(), "%v", r.Failure())
+		want := 1
+		if r.Request.Index%3 == 0 {
+			want = 3
+		}
+		assert.Equal(t, want, r.Attempts)
+	}
+	assert.Equal(t, 2*n/3, retries)
+	// A child that ended counts as an attempt of the request, though not as one for Retry.
+	marker := filepath.Join(t.TempDir(), "marker")
+	assert.Equal(t, 2, one(t, &f, fetch.Request{URL: "http://once.test/", Body: []byte(marker)}).Attempts)
+}
+
+// The limit of a host holds over all children together, and is reached.
+func TestShardPerHost(t *testing.T) {
+	server := fetchtest.NewServer(t, fetchtest.Latency(5*time.Millisecond))
+	f := fetch.Fetcher{
+		Strategy: fetch.Shard{Processes: 4, Each: fetch.Pool{Workers: 4}},
+		PerHost:  &fetch.PerHost{Limit: 4},
+	}
+	for r := range f.Fetch(t.Context(), urls(200, server.Ping)) {
+		require.True(t, r.OK(), "%v", r.Err)
+	}
+	assert.Equal(t, 4, server.PeakInFlight())
+	assert.Equal(t, 200, server.Requests())
+}
+
+// One rate holds over all children together.
+func TestShardRate(t *testing.T) {
+	server := fetchtest.NewServer(t)
+	const n, perSecond = 100, 500
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 4}, Rate: rate.NewLimiter(perSecond, 1)}
+	begun := time.Now()
+	for r := range f.Fetch(t.Context(), urls(n, server.Ping)) {
+		require.True(t, r.OK(), "%v", r.Err)
+	}
+	assert.GreaterOrEqual(t, time.Since(begun), (n-1)*time.Second/perSecond)
+	assert.Equal(t, n, server.Requests())
+}
+
+// A dead host among 100 does not hold up the others.
+func TestShardDeadHost(t *testing.T) {
+	const hosts, each = 100, 10
+	others := func(dead string) time.Duration {
+		f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 2, Each: fetch.Pool{Workers: 32}}, PerHost: &fetch.PerHost{Limit: 2}}
+		begun := time.Now()
+		received := 0
+		for r := range f.Fetch(t.Context(), urls(hosts*each, func(i int) string {
+			if i%hosts == 7 {
+				return "http://" + dead + ".test/"
+			}
+			return fmt.Sprintf("http://quick.test:%d/", 1000+i%hosts)
+		})) {
+			if i := r.Request.Index; i%hosts == 7 {
+				continue
+			}
+			require.True(t, r.OK(), "%v", r.Err)
+			if received++; received == (hosts-1)*each {
+				break
+			}
+		}
+		return time.Since(begun)
+	}
+	alive, dead := others("quick"), others("dead")
+	t.Logf("%v with all hosts alive, %v with a dead one", alive, dead)
+	assert.Less(t, dead, 2*alive+time.Second, "each request to the dead host takes 10 s")
+}
+
+// Ordered changes only the order.
+func TestShardOrdered(t *testing.T) {
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 3, Each: fetch.Pool{Workers: 4}}, Ordered: true}
+	next := 0
+	for r := range f.Fetch(t.Context(), urls(300, func(i int) string {
+		return []string{"http://quick.test/", "http://ok.test/", "http://panic.test/"}[i%7%3]
+	})) {
+		require.Equal(t, next, r.Request.Index)
+		next++
+	}
+	require.Equal(t, 300, next)
 }

@@ -14,9 +14,9 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
-// Stats tallies the results that pass through [Stats.Observe]. The zero value is
-// ready. Its methods may be called from any goroutine at any time. It keeps some
-// 200 KiB, however many results there are. It must not be copied after first use.
+// Stats tallies the results that pass through [Stats.Observe]. The zero value is ready. Its methods
+// may be called from any goroutine at any time. It keeps some 200 KiB, however many results there
+// are. It must not be copied after first use.
 type Stats struct {
 	mu      sync.Mutex
 	total   Snapshot
@@ -27,22 +27,24 @@ type Stats struct {
 
 // A Snapshot is what [Stats] has counted up to a moment.
 type Snapshot struct {
-	// URLs is the number of results, OK of those that [Result.OK] approves of. The
-	// others failed: by an error, or by a status that is not a 2xx.
+	// URLs is the number of results. OK is the number of those that are [Result.OK], or a 304 (Not
+	// Modified) to a conditional request: one with an If-None-Match, an If-Modified-Since or another
+	// header field of that family (RFC 9110 §13.1). The others failed: by an error, or by a status that
+	// is not a 2xx.
 	URLs, OK int64
 	// Errors counts the results with an Err by their [Kind]; "" stands for errors without one.
 	Errors map[Kind]int64
-	// Statuses counts the responses by their status, whole ones and those that an error came after: see Result.Status.
+	// Statuses counts the responses by their status, complete or not: see [Result].Status.
 	Statuses map[int]int64
 	// Retries is the number of requests sent beyond the first for each URL.
 	Retries int64
 	// Bytes is the size of all bodies, decoded.
 	Bytes int64
-	// Elapsed is the time from the begin of the first Observe loop to now or, when
-	// none is running, to the end of the last.
+	// Elapsed is the time from the begin of the first Observe loop to now or, when none is running,
+	// to the end of the last.
 	Elapsed time.Duration
-	// P50, P90 and P99 are percentiles of the service time, to 0.1 % or 0.5 µs, whichever
-	// is more, and Max is the longest. Results without a Duration do not count.
+	// P50, P90 and P99 are percentiles of the service time, to 0.1 % or 0.5 µs, whichever is more, and
+	// Max is the longest. Results without a Duration do not count.
 	P50, P90, P99, Max time.Duration
 }
 
@@ -87,7 +89,7 @@ func (s *Stats) add(r *Result) {
 	defer s.mu.Unlock()
 	t := &s.total
 	t.URLs++
-	if r.OK() {
+	if r.OK() || isNotModified(r) {
 		t.OK++
 	}
 	if r.Err != nil {
@@ -103,6 +105,19 @@ func (s *Stats) add(r *Result) {
 		// Cannot fail: the value is within the histogram's range.
 		_ = s.service.RecordValue(int64(min(r.Duration, longest)))
 	}
+}
+
+// isNotModified reports whether r is a 304 that its request asked for.
+func isNotModified(r *Result) bool {
+	if r.Err != nil || r.Status != http.StatusNotModified || r.Request == nil {
+		return false
+	}
+	for name := range r.Request.Header {
+		if len(name) > 3 && strings.EqualFold(name[:3], "If-") {
+			return true
+		}
+	}
+	return false
 }
 
 // Snapshot returns what has been counted so far.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"net/http"
 	"slices"
 	"sync"
 	"testing"
@@ -50,9 +51,40 @@ func TestStatsCounts(t *testing.T) {
 	assert.EqualValues(t, 11, s.URLs)
 	assert.EqualValues(t, 3, s.OK)
 	assert.Equal(t, map[fetch.Kind]int64{fetch.ErrTimeout: 2, fetch.ErrBadURL: 1, fetch.ErrTruncated: 1, fetch.ErrPanic: 1, "": 1}, s.Errors)
-	assert.Equal(t, map[int]int64{200: 3, 204: 1, 301: 1, 503: 1}, s.Statuses, "that of a truncated answer too")
+	assert.Equal(t, map[int]int64{200: 3, 204: 1, 301: 1, 503: 1}, s.Statuses, "that of a truncated response too")
 	assert.EqualValues(t, 4, s.Retries, "a request that was never sent does not count as -1")
 	assert.EqualValues(t, 9, s.Bytes)
+}
+
+// A page that has not changed since is what a conditional request hopes for.
+func TestStatsNotModified(t *testing.T) {
+	asked := func(fields ...string) *fetch.Request {
+		r := &fetch.Request{Header: make(http.Header)}
+		for _, f := range fields {
+			r.Header[f] = []string{"x"}
+		}
+		return r
+	}
+	for name, c := range map[string]struct {
+		result fetch.Result
+		ok     int64
+	}{
+		"If-None-Match":      {fetch.Result{Status: 304, Request: asked("If-None-Match")}, 1},
+		"If-Modified-Since":  {fetch.Result{Status: 304, Request: asked("Accept", "If-Modified-Since")}, 1},
+		"in any case":        {fetch.Result{Status: 304, Request: asked("if-none-match")}, 1},
+		"not conditional":    {fetch.Result{Status: 304, Request: asked("Accept", "If")}, 0},
+		"no header":          {fetch.Result{Status: 304, Request: &fetch.Request{}}, 0},
+		"no request":         {fetch.Result{Status: 304}, 0},
+		"another status":     {fetch.Result{Status: 412, Request: asked("If-Match")}, 0},
+		"an error after all": {fetch.Result{Status: 304, Err: fetch.ErrTruncated, Request: asked("If-None-Match")}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := tally(c.result)
+			assert.EqualValues(t, 1, s.URLs)
+			assert.Equal(t, c.ok, s.OK)
+			assert.Equal(t, map[int]int64{c.result.Status: 1}, s.Statuses)
+		})
+	}
 }
 
 func TestStatsPercentiles(t *testing.T) {

@@ -6,9 +6,9 @@ import (
 	"fetchbench/fetch/internal/rules"
 )
 
-// safeURL returns raw without user info, query and fragment, and short enough for
-// a line of text. Where raw is odd it shows rather too little than a password. What it
-// returns it would return again: a part that was cut off may have made the rest look odd.
+// safeURL returns raw without user info, query and fragment, and short enough for a line of text.
+// Where raw is odd it shows rather too little than a password. What it returns it would return
+// again: a part that was cut off may have made the rest look odd.
 func safeURL(raw string) string { return withoutSecrets(withoutSecrets(raw)) }
 
 func withoutSecrets(raw string) string {

@@ -107,7 +107,7 @@ func FuzzURL(f *testing.F) {
 			assert.NotContains(t, safeURL("http://user:"+url.QueryEscape(raw)+"@a.invalid/?"+secret+raw), secret, "a query")
 		}
 
-		hreq, err := DefaultClient.newHTTPRequest(newAttempt(context.Background(), 0, 0), &Request{URL: raw})
+		hreq, err := newHTTPRequest(context.Background(), &Request{URL: raw}, false)
 		if err != nil {
 			text := newError(ErrBadURL, &Request{URL: raw}, err).Error()
 			assert.Equal(t, "fetch: "+strings.TrimPrefix(shown+": ", ": ")+"bad URL: "+err.Error(), text)

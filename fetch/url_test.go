@@ -24,7 +24,10 @@ func TestBadRequests(t *testing.T) {
 	}{
 		{"empty", fetch.Request{URL: ""}, "empty"},
 		{"no scheme", fetch.Request{URL: "example.com/path"}, "no scheme"},
-		{"no scheme, with a port", fetch.Request{URL: "127.0.0.1:80/path"}, "malformed"},
+		{"no scheme, with a port", fetch.Request{URL: "127.0.0.1:8080/ping"}, "no scheme: it has to begin with http:// or https://"},
+		{"no scheme, a name with a port", fetch.Request{URL: "localhost:8080/x"}, "no scheme: it has to begin with http:// or https://"},
+		{"no scheme, nothing but a port", fetch.Request{URL: "example.com:80"}, "no scheme: it has to begin with http:// or https://"},
+		{"no scheme, IPv6 with a port", fetch.Request{URL: "[::1]:8080/"}, "no scheme: it has to begin with http:// or https://"},
 		{"relative", fetch.Request{URL: "/path"}, "no scheme"},
 		{"no scheme but slashes", fetch.Request{URL: "//example.com/path"}, "no scheme"},
 		{"ftp", fetch.Request{URL: "ftp://example.com/"}, "neither http nor https"},
@@ -90,9 +93,9 @@ func TestBadRequests(t *testing.T) {
 		{"password and a very long URL", fetch.Request{URL: "http://u:" + secret + strings.Repeat("x", 64<<10) + "@127.0.0.1/"}, "http://127.0.0.1/: bad URL"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			for name, client := range map[string]*fetch.Client{
-				"Client": {Transport: noDial(t)},
-				"HTTP":   fetch.HTTP(&http.Client{Transport: noDial(t)}),
+			for name, client := range map[string]engine{
+				"Client":     &fetch.Client{Transport: noDial(t)},
+				"HTTPClient": fetch.HTTPClient{Client: &http.Client{Transport: noDial(t)}},
 			} {
 				res := client.Do(t.Context(), &c.req)
 				require.Error(t, res.Err, name)

@@ -54,7 +54,7 @@ var clients = []client{
 	{"fetch-semaphore", ours(fetch.Semaphore{Limit: limit}, newClient)},
 	{"wire-pool", ours(fetch.Pool{Workers: limit}, newWire)},
 	{"wire-semaphore", ours(fetch.Semaphore{Limit: limit}, newWire)},
-	{"wire-pipeline", ours(fetch.Batch{Limit: limit * depth, Pipeline: depth}, newWire)},
+	{"wire-pipeline", ours(fetch.Pipeline{Limit: limit * depth, Depth: depth}, newWire)},
 }
 
 // check is what every client asks of every answer.

@@ -51,7 +51,7 @@ var overheads = []struct {
 	{"fetch-serial", bare(fetch.Serial{})},
 	{"fetch-pool", bare(fetch.Pool{Workers: limit})},
 	{"fetch-semaphore", bare(fetch.Semaphore{Limit: limit})},
-	{"fetch-batch", bare(fetch.Batch{Limit: limit})},
+	{"fetch-batch", bare(fetch.Batch{Each: fetch.Pool{Workers: limit}})},
 	{"errgroup", overErrgroup},
 	{"conc", overConc},
 	{"ants", overAnts},

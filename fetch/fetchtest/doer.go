@@ -23,18 +23,19 @@ import (
 	"fetchbench/fetch"
 )
 
-// TestDoer checks that an engine does what a [fetch.Doer] has to do with good, odd and
-// hostile servers, all on loopback. newDoer returns a new engine with the default limits of
-// a [fetch.Client]: a body has 10 MiB at most, the head of an answer 256 KiB (both [fetch.ErrTooLarge]), a
-// URL 64 KiB, and 10 redirects are followed.
+// TestDoer checks that an engine does what a [fetch.Doer] has to do with good, odd and hostile
+// servers, all on loopback. newDoer returns a new engine with the default limits of a
+// [fetch.Client]: a body has 10 MiB at most, the head of an answer 256 KiB (both
+// [fetch.ErrTooLarge]), a URL 64 KiB, and 10 redirects are followed.
 //
 // Asked of the engine in every case:
 //
 //  1. Do returns soon, and does not panic. When its context ends it returns at once, with an error of kind
 //     [fetch.ErrTimeout] (also a [context.DeadlineExceeded]) or [fetch.ErrCanceled] (also a [context.Canceled]).
 //  2. A Result without an error has the answer's status and its whole body, decoded, which stays
-//     as it is whatever is fetched next. Unverified is set if nothing but the end of the
-//     connection told where the body ends, and only then.
+//     as it is whatever is fetched next. Its URL is where the answer came from, if a redirect led
+//     there; otherwise it is the request's, or empty. Unverified is set if nothing but the end of
+//     the connection told where the body ends, and only then.
 //  3. What is not a whole answer is an error of the [fetch.Kind] that [fetch.KindOf] finds, and
 //     no part of a body comes with it. Its Status is that of the last whole head, which may be a redirect's, or 0. Its text is one
 //     line, without the user info or query of a URL, and without the value of a header field.
@@ -47,21 +48,23 @@ import (
 //  7. No connection, file descriptor or goroutine is left once CloseIdleConnections has been called. An
 //     engine that has no such method must keep no connection.
 //
-// Framing is that of RFC 9112, read strictly where two readers could differ: several lengths that are not
-// the same, a length or chunk size that is not just digits, a status that is not three digits or below 100, and a field
-// name that is no token are each an [fetch.ErrProtocol]. So is a 101, which nobody asks for; other
-// 1xx are skipped. An engine asks for gzip by itself and decodes it, unless the request has an Accept-Encoding.
+// Framing is that of RFC 9112, read strictly where two readers could differ: several lengths that
+// are not the same, a length or chunk size that is not just digits, a status that is not three
+// digits or below 100, and a field name that is no token are each an [fetch.ErrProtocol]. So is a
+// 101, which is not asked for; other 1xx are skipped. An engine asks for gzip by itself and decodes
+// it, unless the request has an Accept-Encoding.
 //
-// Redirects are those of RFC 9110 §15.4 as browsers follow them: a 307 or 308 repeats the request, a 303
-// makes a GET of all but HEAD, 301 and 302 only of POST. A 3xx without a Location is itself the
-// result. One with two Locations that differ, or to what is no good http URL, or from https
-// to http, is an [fetch.ErrRedirect].
+// Redirects are those of RFC 9110 §15.4 as browsers follow them: a 307 or 308 repeats the request,
+// a 303 makes a GET of all but HEAD, 301 and 302 only of POST. A 3xx without a Location is itself
+// the result. One with two Locations that differ, or to what is no good http URL, or from https to
+// http, is an [fetch.ErrRedirect].
 //
 // The https servers are certified by [Roots]. An engine that does not trust these has to
 // say so ([fetch.ErrTLS]), and is spared most cases with https.
 //
-// There must be no proxy for 127.0.0.1 and localhost. Since files and goroutines are counted for the
-// whole process, nothing else may run beside this test. Run it with -race too; with -short it sends less.
+// There must be no proxy for 127.0.0.1 and localhost. Since files and goroutines are counted for
+// the whole process, nothing else may run beside this test. Run it with -race too; with -short it
+// sends less.
 func TestDoer(t *testing.T, newDoer func() fetch.Doer) {
 	trusting := trusts(t, newDoer())
 	for _, family := range []struct {
@@ -85,7 +88,8 @@ func TestDoer(t *testing.T, newDoer func() fetch.Doer) {
 	}
 }
 
-// Roots returns the certificates to trust for the https cases of [TestDoer], new ones in each process.
+// Roots returns the certificates to trust for the https cases of [TestDoer], new ones in each
+// process.
 func Roots() *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AddCert(known().cert)
@@ -116,17 +120,20 @@ type doerCase struct {
 	header            http.Header
 	https             bool // the engine has to trust Roots
 
-	// The server: what it answers to /case. Then it waits for the next request, or does what end says.
+	// The server: what it answers to /case. Then it waits for the next request, or does what end
+	// says.
 	answer string
 	end    func(*peer)
 	serve  func(p *peer, r *http.Request) // instead of answer and end
 	accept func(p *peer) (goOn bool)      // before it reads a request
 	config func() *tls.Config             // of {secure}, if not the usual one
 
-	// The caller's context: it has a deadline, or is canceled once the server has begun, or beforehand.
+	// The caller's context: it has a deadline, or is canceled once the server has begun, or
+	// beforehand.
 	deadline, cancel, canceled bool
 
-	// The outcome. No kind means that no error is expected, and the status is 200 unless status tells another.
+	// The outcome. No kind means that no error is expected, and the status is 200 unless status
+	// tells another.
 	kind       fetch.Kind
 	or         []fetch.Kind // kinds that are right too
 	status     int
@@ -152,7 +159,8 @@ const (
 	// soon is how long the suite waits for Do, on a busy machine. It is well below the limits that
 	// an engine has of its own.
 	soon = 10 * time.Second
-	// moment is how long it waits for what has to come of itself then, such as the end of a connection.
+	// moment is how long it waits for what has to come of itself then, such as the end of a
+	// connection.
 	moment = 5 * time.Second
 	// brief is a deadline that passes.
 	brief = 50 * time.Millisecond
@@ -333,6 +341,7 @@ func (x *exchange) outcome(req *fetch.Request, res fetch.Result) {
 		if want := x.wanted(); x.want != anything {
 			expect(t, want == string(res.Body), "expected is the body %s; it is %s", short([]byte(want)), short(res.Body))
 		}
+		x.location(req, res)
 	case res.Err != nil:
 		expect(t, len(res.Body) == 0, "a part of a body comes with an error: %s", short(res.Body))
 		expect(t, !res.OK(), "OK, though there is an error")
@@ -368,6 +377,23 @@ func (x *exchange) outcome(req *fetch.Request, res fetch.Result) {
 			assert.NotContains(t, a.header, "Authorization", "the URL's user info has been sent")
 		}
 	}
+}
+
+// location checks the Result's URL.
+func (x *exchange) location(req *fetch.Request, res fetch.Result) {
+	if x.arrives == "" || len(x.arrivals()) < 2 { // there was no redirect
+		expect(x.t, res.URL == "" || res.URL == req.URL, "expected is the request's URL; it is %q", res.URL)
+		return
+	}
+	u, err := url.Parse(res.URL)
+	if !assert.NoError(x.t, err, "the URL after a redirect") {
+		return
+	}
+	want, got := x.last().url, u.Scheme+"://"+u.Host+u.RequestURI()
+	if req.Header.Get("Host") != "" { // which the server takes for a part of its URL
+		want, got = strings.TrimPrefix(want, origin(want)), u.RequestURI()
+	}
+	assert.Equal(x.t, want, got, "the URL after a redirect")
 }
 
 // anything, as the body that a case wants, is any body.

@@ -71,8 +71,8 @@ func connectionCases() []doerCase {
 	}
 }
 
-// closedWhenUsedAgain has the server close each connection just after an answer, unannounced: a request
-// that finds its connection closed has to get a new one.
+// closedWhenUsedAgain has the server close each connection just after an answer, unannounced: a
+// request that finds its connection closed has to get a new one.
 func closedWhenUsedAgain(x *exchange) {
 	for i := range 30 {
 		res, _ := x.do(x.t.Context(), &fetch.Request{URL: x.fill("http://{here}" + casePath)})

@@ -85,7 +85,7 @@ func framingCases() []doerCase {
 		{name: "103 before the answer", answer: answer("103 Early Hints", "Link: </style.css>; rel=preload") + good("hello"), want: "hello"},
 		{name: "several 1xx before the answer", answer: answer("102 Processing") + answer("103 Early Hints") + answer("199 Odd") + good("hello"), want: "hello"},
 		{name: "closed after a 100", answer: answer("100 Continue"), end: (*peer).close, kind: fetch.ErrReset, or: []fetch.Kind{fetch.ErrTruncated}},
-		// What would follow is no HTTP, and nobody has asked for it.
+		// What would follow is no HTTP, and is not asked for.
 		{name: "101 that nobody asked for", answer: answer("101 Switching Protocols", "Upgrade: x", "Connection: Upgrade"), kind: fetch.ErrProtocol},
 		{name: "101 with a body", answer: answer("101 Switching Protocols", "Upgrade: x", "Connection: Upgrade", "Content-Length: 5") + "hello", end: (*peer).close, kind: fetch.ErrProtocol},
 
@@ -145,7 +145,8 @@ func framingCases() []doerCase {
 			}})
 }
 
-// large is more than a buffer, and a whole number of socket writes is not likely to end where it does.
+// large is more than a buffer, and a whole number of socket writes is not likely to end where it
+// does.
 var large = strings.Repeat("0123456789abcdefghijklmnopqrstuvwxyz", 8_011)
 
 // gzipped returns text compressed.

@@ -11,7 +11,8 @@ import (
 	"fetchbench/fetch"
 )
 
-// Redirects: RFC 9110 §15.4 as browsers keep it, and what a server must not be able to do with them.
+// Redirects: RFC 9110 §15.4 as browsers keep it, and what a server must not be able to do with
+// them.
 func redirectCases() []doerCase {
 	const refused = fetch.ErrRedirect
 	// to redirects a GET.
@@ -78,8 +79,8 @@ func redirectCases() []doerCase {
 	return append(append(cases, methodCases()...), originCases()...)
 }
 
-// methodCases are what becomes of method and body: a 307 or 308 repeats the request; a 303 makes a GET
-// of every method but HEAD, 301 and 302 only of POST.
+// methodCases are what becomes of method and body: a 307 or 308 repeats the request; a 303 makes a
+// GET of every method but HEAD, 301 and 302 only of POST.
 func methodCases() []doerCase {
 	var cases []doerCase
 	for _, status := range []int{301, 302, 303, 307, 308} {

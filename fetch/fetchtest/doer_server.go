@@ -286,7 +286,8 @@ func redirect(status int, location string) string {
 	return answer(fmt.Sprint(status, " Moved"), "Location: "+location, "Content-Length: 0")
 }
 
-// flood answers with head and then with pieces, about most bytes of them. Then it ends the connection.
+// flood answers with head and then with pieces, about most bytes of them. Then it ends the
+// connection.
 func flood(head, piece string, most int) func(*peer, *http.Request) {
 	return func(p *peer, _ *http.Request) {
 		piece := []byte(piece)

@@ -74,8 +74,8 @@ func (x *exchange) late(text string) {
 	x.next()
 }
 
-// beforeTheRequest has the server answer before it is asked. The first request may take that for its
-// answer, or for a mistake. The answer that is left over then must not be that to the second.
+// beforeTheRequest has the server answer before it is asked. The first request may take that for
+// its answer, or for a mistake. The answer that is left over then must not be that to the second.
 func beforeTheRequest(x *exchange) {
 	if _, returned := x.do(x.t.Context(), &fetch.Request{URL: x.fill("http://{here}/first")}); !returned {
 		return
@@ -86,8 +86,8 @@ func beforeTheRequest(x *exchange) {
 	x.next()
 }
 
-// load sends many requests at once to a server that sends a stray answer after every fifth, in the same
-// write. Each body has to be the one that was asked for: /case?7 has the body 7.
+// load sends many requests at once to a server that sends a stray answer after every fifth, in the
+// same write. Each body has to be the one that was asked for: /case?7 has the body 7.
 func (x *exchange) load(stray string) {
 	requests := int64(4000)
 	if testing.Short() {

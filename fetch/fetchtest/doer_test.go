@@ -74,7 +74,7 @@ func (n naive) Do(ctx context.Context, r *fetch.Request) (res fetch.Result) {
 	}
 	defer resp.Body.Close()
 	res.Status = resp.StatusCode
-	res.SetHeader(resp.Header)
+	res.SetHeader(func() http.Header { return resp.Header })
 	res.Body, res.Err = io.ReadAll(resp.Body)
 	return res
 }

@@ -19,6 +19,7 @@ func urlCases() []doerCase {
 	var cases []doerCase
 	for _, c := range []doerCase{
 		{name: "no scheme", url: "{here}/?{secret}"},
+		{name: "no scheme but a name and a port", url: "localhost:{port}/?{secret}"},
 		{name: "path", url: "/case?{secret}"},
 		{name: "no scheme but slashes", url: "//{here}/?{secret}"},
 		{name: "ftp", url: "ftp://user:{secret}@{here}/?{secret}"},

@@ -17,6 +17,12 @@ func ExampleTestStrategy() {
 	fetchtest.TestStrategy(t, fetch.Pool{Workers: 8})
 }
 
+// Another line tests what a Fetcher's caller gets from it.
+func ExampleTestFetcher() {
+	var t *testing.T // of the test function
+	fetchtest.TestFetcher(t, fetch.Pool{Workers: 8})
+}
+
 // A test against a server of which a tenth of the URLs fail, and always the same.
 func ExampleNewServer() {
 	var t *testing.T // of the test function
@@ -66,7 +72,8 @@ func ExampleGauge_Enter() {
 	// in flight: 0
 }
 
-// A TestMain that lets TestStrategy test strategies with processes of their own.
+// A TestMain that lets TestStrategy and TestFetcher test a Shard, whose child processes perform the
+// requests.
 func ExampleRemote() {
 	fetch.ShardMain(fetchtest.Remote) // returns at once, but in a child
 	fmt.Println("the tests")

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -13,9 +12,10 @@ import (
 	"fetchbench/fetch"
 )
 
-// Remote is the [fetch.Doer] that [TestStrategy] needs in the other processes of a strategy
-// that has any: it lets the test's process say what becomes of each request. A Doer that does
-// something else as well may hand to it those requests that it does not know.
+// Remote is the [fetch.Doer] that [TestStrategy] and [TestFetcher] need where a
+// [fetch.RemoteStrategy] has its requests performed, such as the child processes of a [fetch.Shard]:
+// it lets the test's process say what becomes of each request. A Doer that does something else as
+// well may hand to it those requests that it does not know.
 //
 //	func TestMain(m *testing.M) {
 //		fetch.ShardMain(fetchtest.Remote)
@@ -23,8 +23,8 @@ import (
 //	}
 var Remote = RemoteOver(&fetch.Client{Timeout: -1}) // how long a request takes is for the test to say
 
-// RemoteOver is [Remote] with an engine of one's own for the way to the test's process. So a strategy that
-// performs its requests by RemoteOver(d) in place of the Doer that it is given is tested with d under it.
+// RemoteOver is [Remote] with the engine d for the way to the test's process. So a
+// [fetch.RemoteStrategy] that performs its requests by RemoteOver(d) is tested with d under it.
 func RemoteOver(d fetch.Doer) fetch.Doer {
 	return fetch.DoerFunc(func(ctx context.Context, r *fetch.Request) fetch.Result { return doRemotely(ctx, d, r) })
 }
@@ -63,7 +63,7 @@ func doRemotely(ctx context.Context, d fetch.Doer, r *fetch.Request) fetch.Resul
 // panicking is in the stack of each panic that the tests ask for.
 func panicking(v any) { panic(v) }
 
-// asked returns a server that performs by d the requests that Remote asks it about.
+// asked returns a server that performs, by d, the requests that Remote asks it about.
 func asked(d fetch.Doer) *httptest.Server {
 	return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, hr *http.Request) {
 		h := w.Header()
@@ -88,20 +88,4 @@ func asked(d fetch.Doer) *httptest.Server {
 		}
 		w.Write(res.Body)
 	}))
-}
-
-// remotely is f.Fetch with d performing the requests in this process, by way of Remote in another.
-func remotely(ctx context.Context, f *fetch.Fetcher, d fetch.Doer, reqs iter.Seq[fetch.Request]) iter.Seq[fetch.Result] {
-	return func(yield func(fetch.Result) bool) {
-		server := asked(d)
-		defer server.Close()
-		f.Fetch(ctx, func(yield func(fetch.Request) bool) {
-			for r := range reqs {
-				r.URL = server.URL
-				if !yield(r) {
-					return
-				}
-			}
-		})(yield)
-	}
 }

@@ -1,17 +1,13 @@
 package fetchtest
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
-	"iter"
 	"math/rand/v2"
+	"net/http/httptest"
 	"runtime"
-	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 	"weak"
 
@@ -22,546 +18,570 @@ import (
 	"fetchbench/fetch"
 )
 
-// unstated is the bound that a strategy is held to if it is not a [fetch.Bounded].
-const unstated = 4096
-
-// TestStrategy checks that s keeps the contract that [fetch.Strategy] states. The
-// subtests bear the numbers of its rules. A strategy that is a [fetch.Bounded] is held
-// to the bounds that it tells, and has to reach its limit.
+// TestStrategy checks that the executors of s keep the contract that [fetch.Executor] states,
+// without a [fetch.Fetcher]. The subtests bear the numbers of its rules. [TestFetcher] checks what a
+// caller gets.
 //
-// It needs no network: the Doers are made of memory, and time is testing/synctest's. But
-// a strategy that has requests performed by other processes needs [Remote] there; it is tested
-// over loopback, and in real time. Run it with -race too, since the race detector is the best
-// check of rule 6. Small limits make it quick.
+// It needs no network: the Doers are in memory, and time is testing/synctest's. But a
+// [fetch.RemoteStrategy] that performs requests elsewhere needs [Remote] there; it is tested over
+// loopback, and in real time. Run it with -race too. Small limits make it quick.
 func TestStrategy(t *testing.T, s fetch.Strategy) {
-	c := &contract{Strategy: s, inFlight: unstated, ahead: 2 * unstated, remote: isRemote(t, s)}
-	if b, ok := s.(fetch.Bounded); ok {
-		c.stated = true
-		c.inFlight, c.ahead = b.Bounds()
-		require.Positive(t, c.inFlight, "Bounds")
-		require.GreaterOrEqual(t, c.ahead, c.inFlight, "Bounds: requests under way are ahead of the loop")
+	c := newContract(t, s)
+	t.Run("1 one result each", func(t *testing.T) {
+		t.Run("outcomes", c.with(c.outcomes))
+		t.Run("panics", c.with(c.panics))
+		t.Run("orders", c.with(c.orders))
+	})
+	t.Run("2 the limit holds", func(t *testing.T) {
+		t.Run("under load", c.with(c.limit))
+		t.Run("one by one", c.with(c.oneByOne))
+	})
+	t.Run("3 Submit does not block", func(t *testing.T) {
+		t.Run("requests under way", c.with(c.submitWhileUnderWay))
+		t.Run("results not received", c.with(c.submitWhileDone))
+	})
+	t.Run("4 the end of ctx", func(t *testing.T) {
+		t.Run("cancel", c.with(c.cancelUnderWay))
+		t.Run("deadline", c.with(c.deadlineUnderWay))
+		t.Run("beforehand", c.with(c.endedBefore))
+	})
+	t.Run("5 Close leaves nothing running", func(t *testing.T) {
+		t.Run("unused", c.with(c.closeAfter(false, nil)))
+		t.Run("submitted", c.with(c.closeAfter(false, func(*driver, func()) {})))
+		t.Run("under way", c.with(c.closeAfter(true, func(d *driver, _ func()) { d.x.Flush() })))
+		t.Run("some received", c.with(c.closeAfter(true, func(d *driver, _ func()) { d.receive() })))
+		t.Run("canceled", c.with(c.closeAfter(true, func(d *driver, cancel func()) { d.x.Flush(); c.settle(); cancel() })))
+		t.Run("done", c.with(c.closeWhenDone))
+	})
+	t.Run("6 bounded", func(t *testing.T) {
+		t.Run("goroutines", c.with(c.goroutines))
+		t.Run("memory", c.with(c.memory))
+	})
+}
+
+// A making makes a Doer of a function, and starts an executor with it, which has to be closed.
+type making func(t *testing.T, ctx context.Context, d fetch.DoerFunc) *driver
+
+// with runs a test with a Doer and, if that makes a difference, with a BatchDoer.
+func (c *contract) with(test func(t *testing.T, start making)) func(t *testing.T) {
+	return func(t *testing.T) {
+		t.Run("Doer", func(t *testing.T) {
+			test(t, func(t *testing.T, ctx context.Context, d fetch.DoerFunc) *driver {
+				return c.start(t, ctx, d, otherHost)
+			})
+		})
+		if c.remote {
+			return
+		}
+		t.Run("BatchDoer", func(t *testing.T) {
+			if c.batches(t) {
+				test(t, func(t *testing.T, ctx context.Context, d fetch.DoerFunc) *driver {
+					return c.start(t, ctx, batcher{d, new(atomic.Bool)}, sameHost)
+				})
+			}
+		})
 	}
-	t.Run("0 named", func(t *testing.T) { assert.NotEmpty(t, s.String()) })
-	t.Run("1 exactly one result", c.exactlyOne)
-	t.Run("2 bounded", func(t *testing.T) {
-		t.Run("input and goroutines", c.bounded)
-		t.Run("memory", c.memory)
-	})
-	t.Run("3 the limit holds", c.limit)
-	t.Run("4 nothing runs on", c.nothingRunsOn)
-	t.Run("5 cancel is quick", func(t *testing.T) {
-		t.Run("under way", c.cancel)
-		t.Run("from the loop", c.cancelFromLoop)
-		t.Run("beforehand", c.canceledBefore)
-	})
-	t.Run("6 one goroutine", c.oneGoroutine)
-	t.Run("7 panics", func(t *testing.T) {
-		t.Run("in the Doer", c.doerPanics)
-		t.Run("in the input", c.inputPanics)
-	})
-	t.Run("8 ordered", func(t *testing.T) {
-		t.Run("order", c.ordered)
-		t.Run("window", c.window)
-		t.Run("cancel", c.orderedCancel)
-	})
 }
 
-type contract struct {
-	fetch.Strategy
-	inFlight, ahead int
-	stated          bool
-	remote          bool // requests are performed outside of this process
+// batches reports whether the strategy uses a BatchDoer as one.
+func (c *contract) batches(t *testing.T) bool {
+	var batched atomic.Bool
+	c.timed(t, func(t *testing.T) {
+		d := c.start(t, t.Context(), batcher{ok, &batched}, sameHost)
+		defer d.close()
+		d.fill(c.ahead)
+		d.x.Flush()
+		c.settle()
+	})
+	return batched.Load()
 }
 
-// isRemote finds out where s has requests performed.
-func isRemote(t *testing.T, s fetch.Strategy) bool {
-	var here, there atomic.Bool
-	note := func(called *atomic.Bool) fetch.DoerFunc {
-		return func(ctx context.Context, r *fetch.Request) fetch.Result {
-			called.Store(true)
-			return ok(ctx, r)
+// A driver uses an Executor as a Fetcher's loop does.
+type driver struct {
+	t       *testing.T
+	x       fetch.Executor
+	results <-chan fetch.Result
+	url     func(i int) string
+	count   int // submitted
+	out     map[*fetch.Request]bool
+	server  *httptest.Server // performs remote requests
+}
+
+// start starts an executor, which has to be closed.
+func (c *contract) start(t *testing.T, ctx context.Context, d fetch.Doer, url func(i int) string) *driver {
+	drv := &driver{t: t, url: url, out: make(map[*fetch.Request]bool)}
+	if c.remote {
+		drv.server = asked(d)
+		drv.url, d = func(int) string { return drv.server.URL }, nil
+	}
+	drv.x = c.Start(ctx, d)
+	require.NotNil(t, drv.x, "the Executor")
+	drv.results = drv.x.Results()
+	require.GreaterOrEqual(t, cap(drv.results), c.ahead, "room in the channel of the results, for Limits.Ahead")
+	return drv
+}
+
+func (d *driver) close() {
+	d.x.Close()
+	if d.server != nil {
+		d.server.Close()
+	}
+}
+
+// submit submits one more request.
+func (d *driver) submit() {
+	r := &fetch.Request{Index: d.count, URL: d.url(d.count)}
+	d.count++
+	d.out[r] = true
+	d.x.Submit(r)
+}
+
+// fill submits requests until n are out, or there is no room for more.
+func (d *driver) fill(n int) {
+	for len(d.out) < n && !d.isFull() {
+		d.submit()
+	}
+}
+
+// isFull asks the executor if it wants no more for now.
+func (d *driver) isFull() bool {
+	x, ok := d.x.(interface{ Full() bool })
+	return ok && len(d.out) > 0 && x.Full()
+}
+
+// receive returns the next result, and waits for it if it has to.
+func (d *driver) receive() fetch.Result {
+	d.t.Helper()
+	require.Equal(d.t, d.results, d.x.Results(), "Results returns always the same channel")
+	if len(d.results) == 0 {
+		d.x.Flush()
+	}
+	var res fetch.Result
+	select {
+	case res = <-d.results:
+	default:
+		limit := time.NewTimer(forever + time.Minute)
+		if d.server != nil {
+			limit.Reset(20 * time.Second)
+		}
+		defer limit.Stop()
+		var open bool
+		select {
+		case res, open = <-d.results:
+			require.True(d.t, open, "the channel of the results is not closed")
+		case <-limit.C:
+			require.FailNow(d.t, "a result is missing", "%d submitted, %d not answered", d.count, len(d.out))
 		}
 	}
-	f := fetch.Fetcher{Strategy: s, Doer: note(&here)}
-	for range f.Get(t.Context(), "http://127.0.0.1:1/") {
+	require.NotNil(d.t, res.Request, "a Result names its Request")
+	require.True(d.t, d.out[res.Request], "a Result is of a Request that was submitted, and there is one: index %d, status %d, error %v",
+		res.Request.Index, res.Status, res.Err)
+	delete(d.out, res.Request)
+	return res
+}
+
+// run submits n requests, and calls each with their results. Again and again it submits until high
+// are out, and then receives until low are.
+func (d *driver) run(n int, bounds func() (high, low int), each func(fetch.Result)) {
+	for d.count < n {
+		high, low := bounds()
+		d.fill(min(high, len(d.out)+n-d.count))
+		if d.isFull() {
+			low = min(low, len(d.out)-1)
+		}
+		for len(d.out) > low {
+			each(d.receive())
+		}
 	}
-	if here.Load() {
+	if x, ok := d.x.(interface{ InputEnded() }); ok {
+		x.InputEnded()
+	}
+	for len(d.out) > 0 {
+		each(d.receive())
+	}
+}
+
+// full keeps as many requests out as may be.
+func (c *contract) full() (high, low int) { return c.ahead, c.ahead - 1 }
+
+// verifyNoMore asserts that no results come that were not asked for.
+func (d *driver) verifyNoMore(c *contract) {
+	c.settle()
+	require.Empty(d.t, len(d.results), "results too many")
+}
+
+// takesGoexit reports whether a Doer may call runtime.Goexit: not where that would end the caller.
+func (c *contract) takesGoexit(t *testing.T) (takes bool) {
+	if c.remote {
 		return false
 	}
-	answer := "no result"
-	for r := range remotely(t.Context(), &f, note(&there), fetch.URLs("")) {
-		answer = fmt.Sprintf("status %d, error %v", r.Status, r.Err)
-	}
-	require.True(t, there.Load(), "requests are not performed by the Doer that Run is given (%s); "+
-		"if another process performs them, the Doer there has to be fetchtest.Remote", answer)
-	return true
+	me := goroutine()
+	d := c.start(t, t.Context(), fetch.DoerFunc(func(ctx context.Context, r *fetch.Request) fetch.Result {
+		takes = goroutine() != me
+		return ok(ctx, r)
+	}), otherHost)
+	defer d.close()
+	d.submit()
+	d.receive()
+	return takes
 }
 
-// fetch is a Fetch of s through d.
-func (c *contract) fetch(ctx context.Context, d fetch.DoerFunc, reqs iter.Seq[fetch.Request]) iter.Seq[fetch.Result] {
-	return c.run(ctx, &fetch.Fetcher{Strategy: c.Strategy}, d, reqs)
-}
-
-// orderedFetch is a Fetch with Ordered set.
-func (c *contract) orderedFetch(ctx context.Context, d fetch.DoerFunc, reqs iter.Seq[fetch.Request]) iter.Seq[fetch.Result] {
-	return c.run(ctx, &fetch.Fetcher{Strategy: c.Strategy, Ordered: true}, d, reqs)
-}
-
-func (c *contract) run(ctx context.Context, f *fetch.Fetcher, d fetch.Doer, reqs iter.Seq[fetch.Request]) iter.Seq[fetch.Result] {
-	if c.remote {
-		return remotely(ctx, f, d, reqs)
-	}
-	f.Doer = d
-	return f.Fetch(ctx, reqs)
-}
-
-// timed runs a test in synctest's time or, since other processes do not live in that, in real time.
-func (c *contract) timed(t *testing.T, test func(t *testing.T)) {
-	if c.remote {
-		test(t)
-		return
-	}
-	synctest.Test(t, test)
-}
-
-// span is how long what takes d in synctest's time takes in c's.
-func (c *contract) span(d time.Duration) time.Duration {
-	if c.remote {
-		return min(d/50, 300*time.Millisecond)
-	}
-	return d
-}
-
-// soon is the time that the loop may take to end after a cancel. In real time some
-// is added, since the machine may be busy with other tests.
-func (c *contract) soon() time.Duration {
-	if c.remote {
-		return 500 * time.Millisecond
-	}
-	return 100 * time.Millisecond
-}
-
-// assertFake asserts that v is, or wraps, errFake. Of an error, its text gets through to another process.
-func (c *contract) assertFake(t *testing.T, v any) {
-	t.Helper()
-	err, _ := v.(error)
-	if c.remote {
-		assert.ErrorContains(t, err, errFake.Error())
-	} else {
-		assert.ErrorIs(t, err, errFake)
-	}
-}
-
-// load is a number of requests that keeps s busy for some rounds.
-func (c *contract) load() int { return 3*min(c.ahead, unstated) + 7 }
-
-// tooMany ends the inputs that no strategy should come to the end of: one that goes on
-// after a cancel fails its test, and does not hang it.
-const tooMany = 100_000
-
-// requests yields n requests, tooMany if n is negative, and counts those that it has
-// been asked for.
-func requests(n int, taken *int) iter.Seq[fetch.Request] {
-	if n < 0 {
-		n = tooMany
-	}
-	return func(yield func(fetch.Request) bool) {
-		for range n {
-			*taken++
-			if !yield(fetch.Request{URL: "http://host.test/ping"}) {
-				return
-			}
-		}
-	}
-}
-
-var errFake = errors.New("a failure that the test asked for")
-
-// ok is what a Doer that does nothing answers.
-func ok(context.Context, *fetch.Request) fetch.Result {
-	return fetch.Result{Status: 200, Body: []byte(Pong), Attempts: 1, Duration: time.Millisecond}
-}
-
-// sleepy returns a Doer that takes d, or until its context is done.
-func sleepy(d time.Duration) fetch.DoerFunc {
-	return func(ctx context.Context, r *fetch.Request) fetch.Result {
-		timer := time.NewTimer(d)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-			return ok(ctx, r)
-		case <-ctx.Done():
-			return fetch.Result{Err: &fetch.Error{Kind: fetch.ErrCanceled, Err: ctx.Err()}}
-		}
-	}
-}
-
-// forever is longer than any test: what takes so long has to be canceled.
-const forever = time.Hour
-
-// measured returns d with its requests counted by g.
-func measured(g *Gauge, d fetch.Doer) fetch.DoerFunc { return g.Doer(d).Do }
-
-func (c *contract) exactlyOne(t *testing.T) {
-	for _, n := range []int{0, 1, 2, max(1, c.inFlight-1), c.inFlight + 1, c.load()} {
+func (c *contract) outcomes(t *testing.T, start making) {
+	for _, n := range []int{1, 2, c.inFlight + 1, c.load()} {
 		c.timed(t, func(t *testing.T) {
+			goexit := c.takesGoexit(t)
 			doer := func(ctx context.Context, r *fetch.Request) fetch.Result {
 				time.Sleep(time.Duration(r.Index%7) * time.Millisecond)
-				switch r.Index % 5 {
+				switch r.Index % 6 {
 				case 1:
 					return fetch.Result{Status: 500, Attempts: 1}
 				case 2:
 					return fetch.Result{Err: errFake, Attempts: 1}
 				case 3:
-					panic(errFake)
+					panicking(errFake)
+				case 4:
+					if goexit {
+						runtime.Goexit()
+					}
 				}
 				return ok(ctx, r)
 			}
-			taken := 0
-			seen := make([]int, n)
-			for r := range c.fetch(t.Context(), doer, requests(n, &taken)) {
-				require.NotNil(t, r.Request, "a Result names its Request")
-				require.Less(t, r.Request.Index, n)
-				seen[r.Request.Index]++
-				switch r.Request.Index % 5 {
-				case 1:
-					assert.Equal(t, 500, r.Status, "a status is no error")
-					assert.NoError(t, r.Err)
-				case 2, 3:
-					c.assertFake(t, r.Err)
+			d := start(t, t.Context(), doer)
+			defer d.close()
+			d.run(n, c.full, func(res fetch.Result) {
+				switch i := res.Request.Index % 6; {
+				case i == 1:
+					assert.Equal(t, 500, res.Status, "a status is not an error")
+					assert.NoError(t, res.Err)
+				case i == 2:
+					c.assertFake(t, res.Err)
+				case i == 3:
+					c.assertPanic(t, res.Err)
+				case i == 4 && goexit:
+					assert.ErrorIs(t, res.Err, fetch.ErrPanic)
 				default:
-					assert.True(t, r.OK())
-					assert.Equal(t, Pong, string(r.Body))
+					assert.True(t, res.OK())
+					assert.Equal(t, Pong, string(res.Body))
+					assert.Equal(t, 1, res.Attempts)
+					assert.Equal(t, time.Millisecond, res.Duration, "the Doer says how long it took")
 				}
-			}
-			assert.Equal(t, n, taken, "the whole input is taken")
-			for i, times := range seen {
-				require.Equal(t, 1, times, "results for request %d of %d", i, n)
-			}
+			})
+			d.verifyNoMore(c)
 		})
 	}
 }
 
-func (c *contract) bounded(t *testing.T) {
-	for name, pause := range map[string]time.Duration{"quick loop": 0, "slow loop": time.Second} {
+// panics has every request panic, so that a strategy that loses its workers by that has none left.
+func (c *contract) panics(t *testing.T, start making) {
+	c.timed(t, func(t *testing.T) {
+		d := start(t, t.Context(), func(context.Context, *fetch.Request) fetch.Result {
+			panicking(errFake)
+			return fetch.Result{}
+		})
+		defer d.close()
+		d.run(c.load(), c.full, func(res fetch.Result) { c.assertPanic(t, res.Err) })
+	})
+}
+
+// orders submits and receives in different orders.
+func (c *contract) orders(t *testing.T, start making) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	for name, bounds := range map[string]func() (high, low int){
+		"in turns": func() (high, low int) { return 1, 0 },
+		"in waves": func() (high, low int) { return c.ahead, 0 },
+		"at random": func() (high, low int) {
+			high = 1 + rng.IntN(c.ahead)
+			return high, rng.IntN(high)
+		},
+	} {
 		t.Run(name, func(t *testing.T) {
 			c.timed(t, func(t *testing.T) {
-				taken, received, peak := 0, 0, 0
-				goroutines := runtime.NumGoroutine()
-				for range c.fetch(t.Context(), sleepy(time.Millisecond), requests(c.load(), &taken)) {
-					time.Sleep(c.span(pause))
-					require.LessOrEqual(t, taken-received, c.ahead, "requests taken ahead of the loop")
-					if !c.remote {
-						synctest.Wait() // one that has done its request may take a moment to end
-					}
-					peak = max(peak, runtime.NumGoroutine()-goroutines)
-					received++
-				}
-				most := c.inFlight + 16
-				if c.remote {
-					most += 4 * c.inFlight // of the server that Remote asks
-				}
-				assert.LessOrEqual(t, peak, most, "goroutines")
+				d := start(t, t.Context(), sleepy(time.Millisecond))
+				defer d.close()
+				d.x.Flush() // with nothing to start
+				d.run(c.load(), bounds, func(res fetch.Result) { require.NoError(t, res.Err) })
+				d.x.Flush()
+				d.verifyNoMore(c)
 			})
 		})
 	}
 }
 
-// memory looks for requests that nobody needs any more, and that s keeps all the same.
-func (c *contract) memory(t *testing.T) {
-	taken := 0
-	allowed := 2*c.ahead + c.inFlight // what stands in a buffer, and has not been written over yet, is bounded too
-	n := allowed + c.load()
-	var seen []weak.Pointer[fetch.Request]
-	for r := range c.fetch(t.Context(), ok, requests(n, &taken)) {
-		seen = append(seen, weak.Make(r.Request))
-		if len(seen) < n-1 {
-			continue
-		}
-		runtime.GC()
-		kept := 0
-		for _, p := range seen {
-			if p.Value() != nil {
-				kept++
-			}
-		}
-		assert.LessOrEqual(t, kept, allowed, "requests kept after their result was received")
-	}
-}
-
-func (c *contract) limit(t *testing.T) {
+func (c *contract) limit(t *testing.T, start making) {
 	c.timed(t, func(t *testing.T) {
 		var g Gauge
-		taken := 0
-		for range c.fetch(t.Context(), measured(&g, sleepy(c.span(5*time.Second))), requests(c.load(), &taken)) {
+		me, inline := goroutine(), false
+		sleep := sleepy(c.span(5 * time.Second))
+		d := start(t, t.Context(), measured(&g, fetch.DoerFunc(func(ctx context.Context, r *fetch.Request) fetch.Result {
+			if goroutine() == me {
+				inline = true // and nothing is under way while the test looks
+			}
+			return sleep(ctx, r)
+		})))
+		defer d.close()
+		d.fill(c.ahead)
+		for d.count < c.load() {
+			d.x.Flush()
+			c.settle()
+			if !inline && !c.remote {
+				require.Equal(t, min(c.inFlight, len(d.out)-len(d.results)), g.InFlight(), "requests under way, with %d out", len(d.out))
+			}
+			d.receive()
+			for len(d.results) > 0 {
+				d.receive()
+			}
+			d.fill(c.ahead)
+		}
+		for len(d.out) > 0 {
+			d.receive()
 		}
 		assert.LessOrEqual(t, g.Peak(), c.inFlight, "requests under way")
-		if c.stated {
-			assert.Equal(t, c.inFlight, g.Peak(), "the limit is reached under load")
+		assert.Equal(t, c.inFlight, g.Peak(), "the limit is reached under load")
+	})
+}
+
+// oneByOne looks whether each request starts though no other comes.
+func (c *contract) oneByOne(t *testing.T, start making) {
+	c.timed(t, func(t *testing.T) {
+		var g Gauge
+		release := make(chan struct{})
+		started := make(chan struct{}, c.inFlight)
+		d := start(t, t.Context(), measured(&g, fetch.DoerFunc(func(ctx context.Context, r *fetch.Request) fetch.Result {
+			started <- struct{}{}
+			select {
+			case <-release:
+			case <-time.After(c.span(time.Minute)): // if it is performed by Flush
+			}
+			return ok(ctx, r)
+		})))
+		defer d.close()
+		for n := range c.inFlight {
+			d.submit()
+			d.x.Flush()
+			select {
+			case <-started:
+			case <-time.After(20 * time.Second):
+				require.FailNow(t, "a request does not start after Flush", "%d are under way, the limit is %d", n, c.inFlight)
+			}
+			if c.remote {
+				break // the others would have to start within the span
+			}
+		}
+		close(release)
+		for len(d.out) > 0 {
+			d.receive()
 		}
 	})
 }
 
-func (c *contract) nothingRunsOn(t *testing.T) {
-	errLoop := errors.New("the loop panics")
-	run := func(t *testing.T, n int, end func(received int, cancel func()) bool) {
-		ctx, cancel := context.WithCancel(t.Context())
+func (c *contract) submitWhileUnderWay(t *testing.T, start making) {
+	c.timed(t, func(t *testing.T) {
+		d := start(t, t.Context(), sleepy(forever))
+		defer d.close()
+		for len(d.out) < c.ahead && !d.isFull() {
+			begun := time.Now()
+			d.submit()
+			require.Less(t, time.Since(begun), c.soon(), "time in Submit, with %d out of %d", len(d.out), c.ahead)
+		}
+	})
+}
+
+func (c *contract) submitWhileDone(t *testing.T, start making) {
+	c.timed(t, func(t *testing.T) {
+		d := start(t, t.Context(), ok)
+		defer d.close()
+		for range 3 {
+			for len(d.out) < c.ahead && !d.isFull() {
+				begun := time.Now()
+				d.submit()
+				d.x.Flush()
+				require.Less(t, time.Since(begun), c.soon(), "time in Submit, with %d out of %d", len(d.out), c.ahead)
+				c.settle()
+			}
+			assert.Eventually(t, func() bool { return len(d.results) == len(d.out) }, 20*time.Second, time.Millisecond,
+				"results that wait to be received: a send blocks")
+			for len(d.out) > c.ahead/2 {
+				d.receive()
+			}
+		}
+	})
+}
+
+func (c *contract) cancelUnderWay(t *testing.T, start making) {
+	c.end(t, start, fetch.ErrCanceled, func(ctx context.Context, after time.Duration) (context.Context, context.CancelFunc) {
+		ctx, cancel := context.WithCancelCause(ctx)
+		time.AfterFunc(after, func() { cancel(errFake) })
+		return ctx, func() { cancel(nil) }
+	})
+}
+
+func (c *contract) deadlineUnderWay(t *testing.T, start making) {
+	c.end(t, start, fetch.ErrTimeout, func(ctx context.Context, after time.Duration) (context.Context, context.CancelFunc) {
+		return context.WithDeadlineCause(ctx, time.Now().Add(after), errFake)
+	})
+}
+
+// end has a context end while requests are under way.
+func (c *contract) end(t *testing.T, start making, kind fetch.Kind, within func(context.Context, time.Duration) (context.Context, context.CancelFunc)) {
+	c.timed(t, func(t *testing.T) {
+		ctx, cancel := within(t.Context(), c.span(time.Minute))
 		defer cancel()
-		before := goleak.IgnoreCurrent()
+		var late atomic.Int64
+		sleep := sleepy(forever)
+		d := start(t, ctx, func(ctx context.Context, r *fetch.Request) fetch.Result {
+			if ctx.Err() != nil {
+				late.Add(1)
+			}
+			res := sleep(ctx, r)
+			if res.Err != nil {
+				res.Err = &fetch.Error{Kind: kind} // and not with the cause
+			}
+			return res
+		})
+		defer d.close()
+		d.fill(c.ahead)
+		d.x.Flush()
+		<-ctx.Done()
+		ended := time.Now()
+		var untouched int
+		d.run(c.load(), c.full, func(res fetch.Result) {
+			require.Equal(t, kind, fetch.KindOf(res.Err), "%v", res.Err)
+			if errors.Is(res.Err, errFake) { // as Perform says, without the Doer
+				untouched++
+			}
+		})
+		assert.GreaterOrEqual(t, untouched, c.load()-c.inFlight, "requests answered with the context's cause")
+		assert.LessOrEqual(t, time.Since(ended), c.soon(), "until all were answered")
+		assert.Zero(t, late.Load(), "requests started after the end of the context")
+	})
+}
+
+func (c *contract) endedBefore(t *testing.T, start making) {
+	c.timed(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
 		var g Gauge
-		var waitedOut atomic.Int64
-		taken, received := 0, 0
-		func() {
-			defer func() {
-				if v := recover(); v != nil {
-					assert.Equal(t, errLoop, v)
+		d := start(t, ctx, measured(&g, fetch.DoerFunc(ok)))
+		defer d.close()
+		cancel()
+		d.run(c.load(), c.full, func(res fetch.Result) {
+			require.ErrorIs(t, res.Err, fetch.ErrCanceled)
+			require.Zero(t, res.Attempts)
+		})
+		assert.Zero(t, g.Total(), "requests started")
+	})
+}
+
+// closeAfter returns a test that closes an executor after before; if that is nil, an unused one.
+// Every other request takes long, if it is not aborted. settle has all of them start before.
+func (c *contract) closeAfter(settle bool, before func(d *driver, cancel func())) func(t *testing.T, start making) {
+	return func(t *testing.T, start making) {
+		c.timed(t, func(t *testing.T) {
+			running := goleak.IgnoreCurrent()
+			var g Gauge
+			var late, waitedOut atomic.Int64
+			var closing atomic.Bool
+			sleep := sleepy(5 * time.Second)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			d := start(t, ctx, measured(&g, fetch.DoerFunc(func(ctx context.Context, r *fetch.Request) fetch.Result {
+				if ctx.Err() != nil {
+					late.Add(1)
 				}
-			}()
-			// Every third request goes on until it is told to end, or as if for ever. The
-			// first result comes when there is such a one, if the limit allows that.
-			held := make(chan struct{})
-			hold := sync.OnceFunc(func() { close(held) })
-			doer := func(ctx context.Context, r *fetch.Request) fetch.Result {
-				if n >= 0 {
+				if r.Index%2 == 0 {
 					return ok(ctx, r)
 				}
-				if r.Index%3 != 2 {
-					if r.Index < 2 && c.stated && c.inFlight > 2 {
-						select {
-						case <-held:
-						case <-ctx.Done():
-						case <-time.After(time.Second):
-						}
-					}
-					return ok(ctx, r)
-				}
-				if r.Index == 2 {
-					hold()
-				}
-				res := sleepy(5*time.Second)(ctx, r)
-				if res.Err == nil {
+				res := sleep(ctx, r)
+				if res.Err == nil && closing.Load() {
 					waitedOut.Add(1)
 				}
+				time.Sleep(10 * time.Millisecond) // an end takes a moment
 				return res
+			})))
+			if before != nil {
+				d.fill(c.ahead)
+				before(d, cancel)
 			}
-			for range c.fetch(ctx, measured(&g, fetch.DoerFunc(doer)), requests(n, &taken)) {
-				received++
-				if end(received, cancel) {
-					break
-				}
-				if !assert.LessOrEqual(t, received, c.load(), "results after a cancel") {
-					break
-				}
+			if settle {
+				c.settle()
 			}
-		}()
-		assert.Zero(t, waitedOut.Load(), "requests that were waited for, and not aborted")
-		assert.Zero(t, g.InFlight(), "requests under way after the loop")
-		assert.Less(t, taken, tooMany, "the input is taken to its end, though the loop or the context has ended")
-		goleak.VerifyNone(t, before)
-	}
-	// With one worker, request 2 lasts until it is told to end: no more than two results come.
-	late := min(2, c.inFlight)
-	t.Run("exhausted", func(t *testing.T) { run(t, c.load(), func(int, func()) bool { return false }) })
-	t.Run("break at once", func(t *testing.T) { run(t, -1, func(int, func()) bool { return true }) })
-	t.Run("break later", func(t *testing.T) { run(t, -1, func(n int, _ func()) bool { return n == late }) })
-	t.Run("cancel", func(t *testing.T) { run(t, -1, func(_ int, cancel func()) bool { cancel(); return false }) })
-	t.Run("cancel and break", func(t *testing.T) { run(t, -1, func(_ int, cancel func()) bool { cancel(); return true }) })
-	t.Run("panic", func(t *testing.T) { run(t, -1, func(int, func()) bool { panic(errLoop) }) })
-}
-
-func (c *contract) cancel(t *testing.T) {
-	c.timed(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		var canceled time.Time
-		var startedLate atomic.Int64
-		time.AfterFunc(c.span(time.Minute), func() {
-			canceled = time.Now()
-			cancel()
+			closing.Store(true)
+			d.close()
+			assert.Zero(t, g.InFlight(), "requests under way after Close")
+			assert.Zero(t, waitedOut.Load(), "requests that were waited for, and not aborted")
+			if settle && !c.remote { // else one may start while it is told to end
+				assert.Zero(t, late.Load(), "requests started by Close, or after a cancel")
+			}
+			goleak.VerifyNone(t, running)
 		})
-		doer := func(ctx context.Context, r *fetch.Request) fetch.Result {
-			if ctx.Err() != nil {
-				startedLate.Add(1)
-			}
-			return sleepy(forever)(ctx, r)
-		}
-		taken, received := 0, 0
-		for r := range c.fetch(ctx, doer, requests(-1, &taken)) {
-			require.ErrorIs(t, r.Err, fetch.ErrCanceled)
-			received++
-		}
-		assert.LessOrEqual(t, time.Since(canceled), c.soon(), "until the loop ended")
-		assert.Equal(t, taken, received, "each request taken is answered")
-		assert.LessOrEqual(t, taken, c.ahead, "no more input is taken")
-		assert.Zero(t, startedLate.Load(), "requests started after the cancel")
-	})
+	}
 }
 
-func (c *contract) cancelFromLoop(t *testing.T) {
+func (c *contract) closeWhenDone(t *testing.T, start making) {
 	c.timed(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		var canceled time.Time
-		taken, received, takenThen := 0, 0, 0
-		for range c.fetch(ctx, sleepy(c.span(time.Second)), requests(-1, &taken)) {
-			received++
-			if received == 2*c.ahead {
-				canceled, takenThen = time.Now(), taken
-				cancel()
-			}
-			if !canceled.IsZero() {
-				require.LessOrEqual(t, taken, takenThen+1, "no more input is taken")
-			}
-		}
-		assert.LessOrEqual(t, time.Since(canceled), c.soon(), "until the loop ended")
-		assert.Equal(t, taken, received, "each request taken is answered")
+		running := goleak.IgnoreCurrent()
+		d := start(t, t.Context(), sleepy(time.Millisecond))
+		d.run(c.load(), c.full, func(res fetch.Result) { require.NoError(t, res.Err) })
+		d.close()
+		goleak.VerifyNone(t, running)
 	})
 }
 
-func (c *contract) canceledBefore(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	var g Gauge
-	taken, received := 0, 0
-	for r := range c.fetch(ctx, measured(&g, fetch.DoerFunc(ok)), requests(-1, &taken)) {
-		require.ErrorIs(t, r.Err, fetch.ErrCanceled)
-		received++
-	}
-	assert.Equal(t, taken, received, "each request taken is answered")
-	assert.LessOrEqual(t, taken, c.ahead)
-	assert.Zero(t, g.Total(), "requests started")
-}
-
-func (c *contract) oneGoroutine(t *testing.T) {
-	me := goroutine()
-	shared := make(map[int]string) // -race tells if two goroutines touch it
-	input := func(yield func(fetch.Request) bool) {
-		for i := range c.load() {
-			assert.Equal(t, me, goroutine(), "the input's goroutine")
-			shared[i] = "taken"
-			if !yield(fetch.Request{URL: "http://host.test/ping"}) {
-				return
-			}
-		}
-	}
-	for r := range c.fetch(t.Context(), ok, input) {
-		assert.Equal(t, me, goroutine(), "the loop's goroutine")
-		shared[r.Request.Index] = "received"
-	}
-	assert.Len(t, shared, c.load())
-}
-
-// goroutine returns the first words of a stack trace: "goroutine 12".
-func goroutine() string {
-	buf := make([]byte, 64)
-	name, _, _ := bytes.Cut(buf[:runtime.Stack(buf, false)], []byte(" ["))
-	return string(name)
-}
-
-func (c *contract) doerPanics(t *testing.T) {
-	taken, received := 0, 0
-	n := c.load()
-	doer := func(context.Context, *fetch.Request) fetch.Result {
-		panicking(errFake)
-		return fetch.Result{}
-	}
-	for r := range c.fetch(t.Context(), doer, requests(n, &taken)) {
-		received++
-		var p *fetch.PanicError
-		require.ErrorAs(t, r.Err, &p)
-		require.ErrorIs(t, r.Err, fetch.ErrPanic)
-		c.assertFake(t, p.Value)
-		assert.Contains(t, string(p.Stack), "panicking", "the stack is the panic's")
-	}
-	assert.Equal(t, n, received)
-}
-
-func (c *contract) inputPanics(t *testing.T) {
-	before := goleak.IgnoreCurrent()
-	taken := 0
-	input := func(yield func(fetch.Request) bool) {
-		requests(c.inFlight, &taken)(yield)
-		panic(errFake)
-	}
-	assert.PanicsWithValue(t, errFake, func() {
-		for range c.fetch(t.Context(), ok, input) {
-		}
-	})
-	goleak.VerifyNone(t, before)
-}
-
-func (c *contract) ordered(t *testing.T) {
+func (c *contract) goroutines(t *testing.T, start making) {
 	c.timed(t, func(t *testing.T) {
-		rng := rand.New(rand.NewPCG(1, 2))
-		durations := make([]time.Duration, c.load())
-		for i := range durations {
-			durations[i] = c.span(time.Duration(rng.IntN(1000)) * time.Millisecond)
-		}
-		doer := func(ctx context.Context, r *fetch.Request) fetch.Result {
-			return sleepy(durations[r.Index])(ctx, r)
-		}
-		taken, received := 0, 0
-		for r := range c.orderedFetch(t.Context(), doer, requests(len(durations), &taken)) {
-			require.Equal(t, received, r.Request.Index, "the order of the input")
-			require.True(t, r.OK())
-			require.LessOrEqual(t, taken-received, c.ahead, "requests taken ahead of the loop")
-			received++
-		}
-		assert.Equal(t, len(durations), received)
-	})
-}
-
-// window holds up the first request, and looks at how much is done meanwhile.
-func (c *contract) window(t *testing.T) {
-	c.timed(t, func(t *testing.T) {
-		var taken, takenByThen atomic.Int64
-		doer := func(ctx context.Context, r *fetch.Request) fetch.Result {
-			if r.Index == 0 {
-				time.Sleep(c.span(time.Hour))
-				takenByThen.Store(taken.Load())
-			}
-			return ok(ctx, r)
-		}
-		input := func(yield func(fetch.Request) bool) {
-			for r := range requests(c.load(), new(int)) {
-				taken.Add(1)
-				if !yield(r) {
-					return
-				}
-			}
-		}
-		received := 0
-		for r := range c.orderedFetch(t.Context(), doer, input) {
-			require.Equal(t, received, r.Request.Index)
-			received++
-		}
-		assert.Equal(t, c.load(), received)
-		assert.LessOrEqual(t, int(takenByThen.Load()), c.ahead, "requests taken while the first is held up")
-	})
-}
-
-func (c *contract) orderedCancel(t *testing.T) {
-	c.timed(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		var canceled time.Time
-		time.AfterFunc(c.span(time.Minute), func() {
-			canceled = time.Now()
-			cancel()
+		peak, before := 0, runtime.NumGoroutine()
+		d := start(t, t.Context(), sleepy(time.Millisecond))
+		defer d.close()
+		d.run(c.load(), c.full, func(fetch.Result) {
+			c.settle() // one that has done its request may take a moment to end
+			peak = max(peak, runtime.NumGoroutine()-before)
 		})
-		doer := func(ctx context.Context, r *fetch.Request) fetch.Result {
-			if r.Index == 0 {
-				return sleepy(forever)(ctx, r)
-			}
-			return ok(ctx, r)
-		}
-		taken, received := 0, 0
-		for r := range c.orderedFetch(ctx, doer, requests(-1, &taken)) {
-			require.Equal(t, received, r.Request.Index)
-			require.LessOrEqual(t, taken, c.ahead, "no more input is taken")
-			received++
-		}
-		assert.Equal(t, taken, received, "each request taken is answered")
-		assert.LessOrEqual(t, time.Since(canceled), c.soon(), "until the loop ended")
+		assert.LessOrEqual(t, peak, c.mostGoroutines(), "goroutines")
 	})
+}
+
+// mostGoroutines is how many goroutines there may be: those of the strategy, and of a batcher or, for
+// remote requests, of the server that Remote asks.
+func (c *contract) mostGoroutines() int {
+	if c.remote {
+		return 5*c.inFlight + 16
+	}
+	return 2*c.inFlight + 16
+}
+
+// memory looks for requests that are not needed any more, and are kept all the same.
+func (c *contract) memory(t *testing.T, start making) {
+	c.real(t, func(t *testing.T) {
+		m := newMemory(c.ahead, c.inFlight)
+		d := start(t, t.Context(), ok)
+		defer d.close()
+		d.run(m.n, c.full, func(res fetch.Result) { m.see(t, res) })
+	})
+}
+
+// A memory is a test of which requests are still in memory.
+type memory struct {
+	n       int // requests that it takes
+	allowed int // may be kept: those that a buffer has and has not written over yet
+	seen    []weak.Pointer[fetch.Request]
+}
+
+func newMemory(window, inFlight int) *memory {
+	allowed := 2*window + inFlight
+	return &memory{n: allowed + 3*window + 7, allowed: allowed}
+}
+
+// see notes a request whose result has been received. After the last but one it looks.
+func (m *memory) see(t *testing.T, res fetch.Result) {
+	m.seen = append(m.seen, weak.Make(res.Request))
+	if len(m.seen) != m.n-1 {
+		return
+	}
+	runtime.GC()
+	kept := 0
+	for _, p := range m.seen {
+		if p.Value() != nil {
+			kept++
+		}
+	}
+	assert.LessOrEqual(t, kept, m.allowed, "requests kept after their result was received")
 }

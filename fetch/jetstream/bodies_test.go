@@ -82,7 +82,7 @@ func TestLargeBodies(t *testing.T) {
 			t.Parallel()
 			dir := jetstream.Dir(t.TempDir())
 			job := jetstream.Job{Name: "large", Address: listening(t)}
-			w := jetstream.Worker{Job: job, Doer: doer}
+			w := jetstream.Worker{Job: job, Fetcher: fetch.Fetcher{Doer: doer}}
 			s := jetstream.Strategy{Job: job, ShardSize: 10, AckWait: 400 * time.Millisecond}
 			if c.workers != nil {
 				w.Bodies = c.workers(dir)
@@ -97,7 +97,7 @@ func TestLargeBodies(t *testing.T) {
 			for r := range f.Fetch(t.Context(), numbered("http://h.test", 40)) {
 				got++
 				if c.fails != nil && c.fails(r.Request.Index) {
-					assert.Equal(t, fetch.ErrShard, fetch.KindOf(r.Err))
+					assert.Equal(t, fetch.ErrLost, fetch.KindOf(r.Err))
 					assert.ErrorContains(t, r.Err, c.text)
 					assert.Equal(t, 200, r.Status, "what else is known")
 					continue
@@ -170,7 +170,7 @@ func TestLateBody(t *testing.T) {
 	var working sync.WaitGroup
 	for range 2 {
 		working.Go(func() {
-			_ = jetstream.Work(ctx, jetstream.Worker{Job: job, Doer: doer, Bodies: store, BodiesOver: 10, Wait: -1})
+			_ = jetstream.Work(ctx, jetstream.Worker{Job: job, Fetcher: fetch.Fetcher{Doer: doer}, Bodies: store, BodiesOver: 10, Wait: -1})
 		})
 	}
 	f := fetch.Fetcher{Strategy: jetstream.Strategy{Job: job, ShardSize: 1, AckWait: 400 * time.Millisecond, Bodies: dir}}
@@ -228,3 +228,14 @@ func (s gettingFunc) Get(context.Context, string) ([]byte, error) {
 	s.get()
 	return nil, nil
 }
+
+// storeFuncs is a Store made of functions.
+type storeFuncs struct {
+	put func(ctx context.Context, name string, data []byte) error
+	get func(ctx context.Context, name string) ([]byte, error)
+}
+
+func (s *storeFuncs) Put(ctx context.Context, name string, data []byte) error {
+	return s.put(ctx, name, data)
+}
+func (s *storeFuncs) Get(ctx context.Context, name string) ([]byte, error) { return s.get(ctx, name) }

@@ -252,8 +252,8 @@ func chunkSubject(j Job, id, nonce string, i int) string {
 	return j.subject("chunk", id, nonce, strconv.Itoa(i))
 }
 
-// accept gives what s has for the shard with this id to the pending one that it is a part of. Whatever comes
-// twice counts once; a shard that has all of its results goes to the flow.
+// accept gives what s has for the shard with this id to the pending one that it is a part of.
+// Whatever comes twice counts once; a shard that has all of its results is done.
 func (r *run) accept(id string, s *summary) {
 	r.mu.Lock()
 	p := r.out[rootOf(id)]

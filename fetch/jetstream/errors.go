@@ -1,9 +1,6 @@
 package jetstream
 
-import (
-	"errors"
-	"strings"
-)
+import "errors"
 
 // ErrJob is in the error of a result, and errors.Is finds it, if the job as a whole cannot go on: its broker is away or refuses it,
 // another process runs it, its fields are no good. No more input is taken then, and the loop ends after the results of what had
@@ -28,7 +25,3 @@ type jobError struct{ error }
 
 func (e jobError) Is(target error) bool { return target == ErrJob }
 func (e jobError) Unwrap() error        { return e.error }
-
-// Error returns the cause's text with other quotation marks: package fetch shows nothing that is between those, which may be
-// what a server wrote.
-func (e jobError) Error() string { return strings.ReplaceAll(e.error.Error(), `"`, "'") }

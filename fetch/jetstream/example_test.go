@@ -124,9 +124,12 @@ func ExampleWork() {
 	ended := make(chan error)
 	go func() {
 		ended <- jetstream.Work(context.Background(), jetstream.Worker{
-			Job:  job,
-			Each: fetch.Pool{Workers: 16},
-			Doer: &fetch.Retry{Doer: &fetch.Client{}},
+			Job: job,
+			Fetcher: fetch.Fetcher{
+				Strategy: fetch.Pool{Workers: 16},
+				Doer:     &fetch.Client{},
+				Retry:    &fetch.Retry{},
+			},
 		})
 	}()
 

@@ -58,7 +58,7 @@ func working(t *testing.T, job jetstream.Job, n int) {
 	for range n {
 		client := &wire.Client{}
 		running.Go(func() {
-			_ = jetstream.Work(ctx, jetstream.Worker{Job: job, Each: fetch.Pool{Workers: 8}, Doer: client, Wait: -1})
+			_ = jetstream.Work(ctx, jetstream.Worker{Job: job, Fetcher: fetch.Fetcher{Strategy: fetch.Pool{Workers: 8}, Doer: client}, Wait: -1})
 			client.CloseIdleConnections()
 		})
 	}
@@ -197,7 +197,7 @@ func TestJoinAndLeave(t *testing.T) {
 		guests.Go(func() {
 			for ctx.Err() == nil {
 				visit, leave := context.WithTimeout(ctx, 150*time.Millisecond)
-				_ = jetstream.Work(visit, jetstream.Worker{Job: job, Each: fetch.Pool{Workers: 4}, Doer: &wire.Client{}})
+				_ = jetstream.Work(visit, jetstream.Worker{Job: job, Fetcher: fetch.Fetcher{Strategy: fetch.Pool{Workers: 4}, Doer: &wire.Client{}}})
 				leave()
 			}
 		})
@@ -452,17 +452,6 @@ func TestManifestFails(t *testing.T) {
 	assert.Equal(t, 1000, server.Requests())
 }
 
-// storeFuncs is a Store made of functions.
-type storeFuncs struct {
-	put func(ctx context.Context, name string, data []byte) error
-	get func(ctx context.Context, name string) ([]byte, error)
-}
-
-func (s *storeFuncs) Put(ctx context.Context, name string, data []byte) error {
-	return s.put(ctx, name, data)
-}
-func (s *storeFuncs) Get(ctx context.Context, name string) ([]byte, error) { return s.get(ctx, name) }
-
 // A stream that is deleted in the midst of the job, by whomever, is made anew, and what was in it is fetched again.
 func TestStreamDeleted(t *testing.T) {
 	for _, name := range []string{"work", "results"} {
@@ -579,11 +568,11 @@ func TestConnectionsCut(t *testing.T) {
 			far.Address = cutting(t, job.Address, 200*time.Millisecond)
 			ended := make(chan error)
 			go func() {
-				ended <- jetstream.Work(t.Context(), jetstream.Worker{Job: far, Each: fetch.Pool{Workers: 8}, Wait: 3 * time.Second, Doer: fetch.DoerFunc(
+				ended <- jetstream.Work(t.Context(), jetstream.Worker{Job: far, Wait: 3 * time.Second, Fetcher: fetch.Fetcher{Strategy: fetch.Pool{Workers: 8}, Doer: fetch.DoerFunc(
 					func(ctx context.Context, r *fetch.Request) fetch.Result {
 						time.Sleep(2 * time.Millisecond)
 						return fetch.Result{Status: 200, Body: make([]byte, c.body), Attempts: 1}
-					})})
+					})}})
 			}()
 			f := fetch.Fetcher{Strategy: jetstream.Strategy{Job: job, ShardSize: c.size, AckWait: time.Second}}
 			complete(t, f.Fetch(t.Context(), numbered("http://h.test", 1000)), 1000)
@@ -718,8 +707,8 @@ func TestPoison(t *testing.T) {
 	}) {
 		got[r.Request.Index]++
 		if r.Request.Index == 33 {
-			assert.Equal(t, fetch.ErrShard, fetch.KindOf(r.Err))
-			assert.ErrorContains(t, r.Err, "/ping: shard: workers that ended, or were silent, with this request: 3")
+			assert.Equal(t, fetch.ErrLost, fetch.KindOf(r.Err))
+			assert.ErrorContains(t, r.Err, "/ping: lost: workers that ended, or were silent, with this request: 3")
 			assert.Equal(t, 3, r.Attempts)
 		} else {
 			assert.True(t, r.OK(), "%d: %v", r.Request.Index, r.Err)
@@ -753,7 +742,7 @@ func TestPoisonPost(t *testing.T) {
 	}) {
 		if r.Request.Method == "POST" {
 			refused++
-			assert.Equal(t, fetch.ErrShard, fetch.KindOf(r.Err))
+			assert.Equal(t, fetch.ErrLost, fetch.KindOf(r.Err))
 			assert.ErrorContains(t, r.Err, "it may have been sent, so it is not repeated")
 		} else {
 			assert.True(t, r.OK(), "%v", r.Err)

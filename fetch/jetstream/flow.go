@@ -6,41 +6,19 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"iter"
 
 	"fetchbench/fetch"
-	"fetchbench/fetch/internal/wake"
 )
 
-// A flow is what the caller's goroutine does in a run: it takes requests, makes shards of them, and hands
-// out the results. Only what is in done, and the end of the run, can hold it up.
-type flow struct {
-	*run
-	caller  context.Context
-	most    int // requests ahead
-	ahead   int // requests taken and not handed out
-	ended   bool
-	partial []partial
-	sent    map[*pending]struct{}
-
-	ready  *pending         // whose results are being handed out
-	next   int              // of them
-	begun  int              // of them: bodies before it have been fetched, or are among
-	bodies []*body          // those that are being fetched
-	rest   []*fetch.Request // to be answered by an error: the run has failed, or is canceled
-	why    func(*fetch.Request) error
-	said   bool // of a result
-}
+// A run is the Executor of a [Strategy]: this makes shards of the requests, and results of what
+// is in done. Only reading the manifest can hold up the loop.
 
 // A partial is a shard that is not full.
 type partial struct {
-	reqs     []*fetch.Request
-	bytes    int    // about so many
-	number   int    // of it in its partition
-	size     int    // how many requests make it full; 0: that is not known yet
-	recorded string // the id of the one that the manifest has; "": none
-	astray   bool   // one was sent before it was as large as the manifest's, in a pause: later ones are others, too
-	missing  int    // how many numbers in a row it has not had
+	pending
+	bytes  int // about so many
+	size   int // how many requests make it full; 0: that is not known yet
+	absent int // how many numbers in a row the manifest has not had
 }
 
 // manyMissing is how many numbers in a row the manifest has not, when it is not asked for more.
@@ -49,182 +27,208 @@ const manyMissing = 64
 // shardBytes is about how large a shard may become: a broker takes a MiB in a message, if it is not told otherwise.
 const shardBytes = 512 << 10
 
-func newFlow(r *run, caller context.Context) *flow {
-	return &flow{
-		run:     r,
-		caller:  caller,
-		most:    r.s.Ahead * r.s.ShardSize,
-		partial: make([]partial, max(1, r.s.Partitions)),
-		sent:    make(map[*pending]struct{}),
-	}
-}
-
-func (f *flow) loop(reqs iter.Seq[*fetch.Request], yield func(fetch.Result) bool) {
-	wake := wake.From(f.caller)
-	for r := range reqs {
-		if r != nil {
-			f.ahead++
-			f.take(r)
-		} else if f.ahead > 0 && f.await(wake) && !yield(f.pop()) {
-			return
-		}
-		// Hand out what is ready, and wait for results where the input has to.
-		for f.ahead == f.most || len(f.sent) >= f.s.Ahead || f.has() {
-			f.await(nil)
-			if !yield(f.pop()) {
-				return
-			}
-		}
-		if f.caller.Err() != nil || f.err() != nil && (f.said || f.ahead > 0) {
-			break // after a failure as soon as there is a request to say it of
-		}
-	}
-	f.ended = f.caller.Err() == nil && f.err() == nil
-	f.flush()
-	for f.ahead > 0 {
-		f.await(nil)
-		if !yield(f.pop()) {
-			return
-		}
-	}
-}
-
-// take makes r a part of a shard, which goes out when it is full.
-func (f *flow) take(r *fetch.Request) {
-	if f.why != nil {
-		f.rest = append(f.rest, r)
+// Submit makes req a part of a shard, which goes out when it is full.
+func (r *run) Submit(req *fetch.Request) {
+	r.lock.Lock()
+	defer r.lock.Unlock()
+	if r.over {
+		r.running.Go(func() { r.refuse(req) })
 		return
 	}
-	n := partition(r.URL, len(f.partial))
-	p := &f.partial[n]
+	lane := partition(req.URL, len(r.partial)/2)
+	if req.Index < r.next { // a retry: a run that is resumed must not depend on when it comes
+		lane += len(r.partial) / 2
+	}
+	r.next = max(r.next, req.Index+1)
+	r.addLocked(lane, req)
+}
+
+func (r *run) addLocked(lane int, req *fetch.Request) {
+	p := &r.partial[lane]
 	if p.size == 0 {
 		recorded := 0
-		if p.missing < manyMissing {
+		if p.absent < manyMissing {
 			var err error
-			recorded, p.recorded, err = f.recorded(n, p.number)
-			f.failUnlessDone(err)
-			if p.missing++; recorded > 0 {
-				p.missing = 0
+			recorded, p.recorded, err = r.recorded(lane, p.number)
+			r.failUnlessDone(err)
+			if p.absent++; recorded > 0 {
+				p.absent = 0
 			}
 		}
-		p.size = cmp.Or(recorded, f.s.ShardSize)
+		p.size = cmp.Or(recorded, r.s.ShardSize)
 	}
-	bytes := len(r.URL) + len(r.Body) + 64
-	for name, values := range r.Header {
+	bytes := len(req.URL) + len(req.Body) + 64
+	for name, values := range req.Header {
 		for _, v := range values {
 			bytes += len(name) + len(v) + 8
 		}
 	}
 	if p.recorded == "" && len(p.reqs) > 0 && p.bytes+bytes > shardBytes {
-		f.send(n)
-		f.take(r)
+		r.sendLocked(lane)
+		r.addLocked(lane, req)
 		return
 	}
 	p.bytes += bytes
-	p.reqs = append(p.reqs, r)
+	p.reqs = append(p.reqs, req)
+	r.held++
 	if len(p.reqs) >= p.size {
-		f.send(n)
+		r.sendLocked(lane)
 	}
 }
 
-// send hands the partial shard of partition n to the publisher.
-func (f *flow) send(n int) {
-	p := &f.partial[n]
-	full := len(p.reqs) == p.size
-	s := &pending{reqs: p.reqs, partition: n, number: p.number, recorded: p.recorded, strict: full && !p.astray, astray: p.astray}
-	*p = partial{number: p.number + 1, missing: p.missing, astray: p.astray || p.recorded != "" && !full}
-	f.sent[s] = struct{}{}
-	f.queue <- s // there is room for all that may be out
+// sendLocked hands a partial shard, if it is not empty, to the publisher.
+func (r *run) sendLocked(lane int) {
+	p, partitions := &r.partial[lane], len(r.partial)/2
+	if len(p.reqs) == 0 {
+		return
+	}
+	asRecorded := len(p.reqs) == p.size && lane < partitions
+	s := p.pending
+	s.partition, s.lane, s.strict = lane%partitions, lane, asRecorded && !s.astray
+	*p = partial{absent: p.absent}
+	p.number, p.astray = s.number+1, s.astray || s.recorded != "" && !asRecorded
+	r.held -= len(s.reqs)
+	r.left.Add(int64(len(s.reqs)))
+	r.sent[&s] = struct{}{}
+	r.shards++
+	r.queue <- &s // there is room, since the loop heeds Full
 }
 
-// flush sends all partial shards.
-func (f *flow) flush() {
-	for n := range f.partial {
-		if len(f.partial[n].reqs) > 0 && f.why == nil {
-			f.send(n)
+// Full reports whether Ahead shards are out: where requests are large, shards have few of them.
+func (r *run) Full() bool {
+	r.lock.Lock()
+	defer r.lock.Unlock()
+	return len(r.sent) >= r.s.Ahead
+}
+
+// Flush sends the shards that are not full if all that the loop can be waiting for is in there.
+func (r *run) Flush() {
+	r.lock.Lock()
+	defer r.lock.Unlock()
+	if r.held > 0 && r.left.Load() == 0 && len(r.results) == 0 { // in this order: see handOver
+		for lane := range r.partial {
+			r.sendLocked(lane)
 		}
 	}
-	if f.ended && f.why == nil {
-		total := 0
-		for n := range f.partial {
-			total += f.partial[n].number
+}
+
+// InputEnded sends them since nothing more comes to fill them.
+func (r *run) InputEnded() {
+	r.lock.Lock()
+	defer r.lock.Unlock()
+	r.ended = true
+	for lane := range r.partial {
+		r.sendLocked(lane)
+	}
+	r.total.Store(int64(r.shards))
+}
+
+func (r *run) Results() <-chan fetch.Result { return r.results }
+
+// Err returns an [ErrJob] if the run has failed.
+func (r *run) Err() error {
+	if err := r.err(); err != nil {
+		return jobError{err}
+	}
+	return nil
+}
+
+// Close ends the run, and all that it has begun.
+func (r *run) Close() {
+	all := r.ended && r.held == 0 && r.left.Load() == 0 && len(r.results) == 0
+	r.complete.Store(all && r.err() == nil && r.caller.Err() == nil)
+	close(r.closed)
+	r.cancel()
+	r.running.Wait()
+}
+
+// deliver hands over what is in done, until the run has failed or is canceled, and then refuses the
+// rest.
+func (r *run) deliver() {
+	for r.ctx.Err() == nil && r.err() == nil {
+		select {
+		case p := <-r.done:
+			r.lock.Lock()
+			delete(r.sent, p)
+			r.lock.Unlock()
+			if !r.handOver(p) {
+				return
+			}
+		case <-r.failed:
+		case <-r.ctx.Done():
 		}
-		f.total.Store(int64(total))
+	}
+	r.lock.Lock()
+	var rest []*fetch.Request
+	for s := range r.sent {
+		rest = append(rest, s.reqs...)
+	}
+	for _, p := range r.partial {
+		rest = append(rest, p.reqs...)
+	}
+	r.sent, r.partial, r.over = nil, nil, true
+	r.lock.Unlock()
+	for _, req := range rest {
+		r.refuse(req)
 	}
 }
 
-// has reports whether there is a result to hand out without waiting.
-func (f *flow) has() bool {
-	return f.ready != nil || len(f.rest) > 0 || f.why == nil && len(f.done) > 0
+// refuse answers req when the run is over.
+func (r *run) refuse(req *fetch.Request) {
+	r.put(fetch.Result{Request: req, Err: fetch.NewError(r.caller, req, &fetch.Error{Kind: fetch.ErrLost, Err: r.Err()})})
 }
 
-// await waits until there is a result to hand out, of which there has to be one to come, or
-// until wake: it reports which.
-func (f *flow) await(wake <-chan struct{}) bool {
-	if f.ready != nil || len(f.rest) > 0 {
-		return true
-	}
-	if len(f.sent) == 0 {
-		f.flush() // what they all wait for is in there
-	}
+// put waits until there is room for res in results. It reports false if the loop has ended.
+func (r *run) put(res fetch.Result) bool {
 	select {
-	case f.ready = <-f.done:
-		delete(f.sent, f.ready)
-		f.next, f.begun = 0, 0
-	case <-wake:
+	case r.results <- res:
+		return true
+	case <-r.closed:
 		return false
-	case <-f.failed:
-		f.giveUp(func(r *fetch.Request) error {
-			return fetch.NewError(f.caller, r, &fetch.Error{Kind: fetch.ErrShard, Err: jobError{f.err()}})
-		})
-	case <-f.ctx.Done():
-		f.giveUp(func(r *fetch.Request) error { return fetch.NewError(f.caller, r, f.caller.Err()) })
+	}
+}
+
+// handOver puts the results of p into results. It reports false if the loop has ended.
+func (r *run) handOver(p *pending) bool {
+	var bodies []<-chan body // that are being fetched
+	begun := 0               // bodies before it have been fetched, or are among them
+	for i := range p.answers {
+		a := &p.answers[i]
+		a.Request = p.reqs[i]
+		if e, ok := a.Err.(*fetch.Error); ok && e.Kind == fetch.ErrLost && e.URL == "" {
+			a.Err = fetch.NewError(context.Background(), a.Request, e)
+		}
+		var err error
+		if a.body != "" && r.s.Bodies == nil {
+			err = &StoredError{Name: a.body}
+		} else if a.body != "" {
+			for ; begun < len(p.answers) && len(bodies) < bodiesAhead; begun++ {
+				if name := p.answers[begun].body; name != "" {
+					bodies = append(bodies, r.getBody(name))
+				}
+			}
+			b := <-bodies[0] // a Store's methods end soon after ctx
+			bodies = bodies[1:]
+			if a.Body = b.data; b.err != nil {
+				err = fmt.Errorf("its body: %w", b.err)
+			}
+		}
+		if err != nil {
+			a.Err = fetch.NewError(r.caller, a.Request, &fetch.Error{Kind: fetch.ErrLost, Err: err})
+		}
+		if !r.put(a.Result) {
+			return false
+		}
+		*a = answer{}
+		r.left.Add(-1) // after put: if it is 0 and results is empty, the loop has them all
 	}
 	return true
 }
 
-// giveUp answers all that has no result.
-func (f *flow) giveUp(why func(*fetch.Request) error) {
-	f.why = why
-	for s := range f.sent {
-		f.rest = append(f.rest, s.reqs...)
-	}
-	clear(f.sent)
-	for n := range f.partial {
-		f.rest = append(f.rest, f.partial[n].reqs...)
-		f.partial[n].reqs = nil
-	}
-}
-
-// pop returns the result that await has waited for.
-func (f *flow) pop() fetch.Result {
-	f.ahead--
-	if f.ready == nil {
-		r := f.rest[0]
-		f.rest = f.rest[1:]
-		f.said = true
-		return fetch.Result{Request: r, Err: f.why(r)}
-	}
-	a := f.ready.answers[f.next]
-	a.Request = f.ready.reqs[f.next]
-	if e, ok := a.Err.(*fetch.Error); ok && e.Kind == fetch.ErrShard && e.URL == "" {
-		a.Err = fetch.NewError(context.Background(), a.Request, e)
-	}
-	if a.body != "" {
-		f.takeBody(&a)
-	}
-	f.ready.answers[f.next] = answer{}
-	if f.next++; f.next == len(f.ready.reqs) {
-		f.ready = nil
-	}
-	return a.Result
-}
-
-// A body is one that is on its way from the Store.
+// A body is one from the Store.
 type body struct {
 	data []byte
 	err  error
-	done chan struct{}
 }
 
 var errGoexit = errors.New("the Store called runtime.Goexit")
@@ -232,37 +236,22 @@ var errGoexit = errors.New("the Store called runtime.Goexit")
 // bodiesAhead is how many bodies are fetched at once.
 const bodiesAhead = 8
 
-// takeBody gets the body of a, the next result, from where the worker has put it.
-func (f *flow) takeBody(a *answer) {
-	if f.s.Bodies == nil {
-		a.Err = fetch.NewError(f.caller, a.Request, &fetch.Error{Kind: fetch.ErrShard, Err: &StoredError{Name: a.body}})
-		return
-	}
-	f.begun = max(f.begun, f.next)
-	for f.begun < len(f.ready.answers) && len(f.bodies) < bodiesAhead {
-		if name := f.ready.answers[f.begun].body; name != "" {
-			b := &body{err: errGoexit, done: make(chan struct{})}
-			f.bodies = append(f.bodies, b)
-			f.running.Go(func() {
-				defer close(b.done)
-				var missing error // for good
-				b.err = persist(f.ctx, func() (err error) {
-					if b.data, err = get(f.ctx, f.s.Bodies, name); errors.Is(err, fs.ErrNotExist) {
-						missing, err = err, nil
-					}
-					return err
-				})
-				b.err = cmp.Or(b.err, missing)
-			})
+// getBody gets a body from where the worker has put it.
+func (r *run) getBody(name string) <-chan body {
+	got := make(chan body, 1)
+	r.running.Go(func() {
+		b := body{err: errGoexit}
+		defer func() { got <- b }()
+		var missing error // for good
+		b.err = persist(r.ctx, func() (err error) {
+			if b.data, err = get(r.ctx, r.s.Bodies, name); errors.Is(err, fs.ErrNotExist) {
+				missing, err = err, nil
+			}
+			return err
+		})
+		if b.err = cmp.Or(b.err, missing); b.err != nil {
+			b.data = nil
 		}
-		f.begun++
-	}
-	b := f.bodies[0]
-	f.bodies = f.bodies[1:]
-	<-b.done // a Store's methods end soon after ctx
-	if b.err != nil {
-		a.Err = fetch.NewError(f.caller, a.Request, &fetch.Error{Kind: fetch.ErrShard, Err: fmt.Errorf("its body: %w", b.err)})
-		return
-	}
-	a.Body = b.data
+	})
+	return got
 }

@@ -50,7 +50,7 @@ func workingBy(t *testing.T, job jetstream.Job, doer fetch.Doer) (leave func()) 
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() {
-		_ = jetstream.Work(ctx, jetstream.Worker{Job: job, Each: fetch.Pool{Workers: 10}, Doer: doer, Wait: -1})
+		_ = jetstream.Work(ctx, jetstream.Worker{Job: job, Fetcher: fetch.Fetcher{Strategy: fetch.Pool{Workers: 10}, Doer: doer}, Wait: -1})
 	})
 	leave = func() {
 		cancel()

@@ -78,7 +78,7 @@ func (r role) play() {
 		if r.DieBeforeAck {
 			jetstream.BeforeAck(func(string) { dieNow() })
 		}
-		w := jetstream.Worker{Job: job, Each: fetch.Pool{Workers: r.Pool}, Doer: poisonable(&wire.Client{}), Wait: 20 * time.Second}
+		w := jetstream.Worker{Job: job, Fetcher: fetch.Fetcher{Strategy: fetch.Pool{Workers: r.Pool}, Doer: poisonable(&wire.Client{})}, Wait: 20 * time.Second}
 		if r.Dir != "" {
 			w.Bodies, w.BodiesOver = jetstream.Dir(r.Dir), 1000
 		}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"iter"
 	"net"
 	"net/http"
 	"os"
@@ -34,13 +33,16 @@ var fine = fetch.DoerFunc(func(context.Context, *fetch.Request) fetch.Result { r
 // failing returns the error that a Fetch by s ends with.
 func failing(t *testing.T, ctx context.Context, s jetstream.Strategy) error {
 	t.Helper()
-	f := fetch.Fetcher{Strategy: s, Doer: fine}
+	f := fetch.Fetcher{Strategy: s}
+	if s.Remote() == "" {
+		f.Doer = fine
+	}
 	var last error
 	got := 0
 	for r := range f.Fetch(ctx, numbered("http://h.test/secret-path", 1_000_000)) {
 		got++
 		last = r.Err
-		require.Equal(t, fetch.ErrShard, fetch.KindOf(r.Err), "%v", r.Err)
+		require.Equal(t, fetch.ErrLost, fetch.KindOf(r.Err), "%v", r.Err)
 		require.ErrorIs(t, r.Err, jetstream.ErrJob)
 	}
 	require.Positive(t, got)
@@ -68,7 +70,7 @@ func TestBadJobs(t *testing.T) {
 		assert.ErrorContains(t, err, text)
 		assert.NotContains(t, err.Error(), "s3cret")
 		assert.NotContains(t, fmt.Sprintf("%v %+v", job, job), "s3cret")
-		assert.True(t, strings.HasPrefix(err.Error(), "fetch: http://h.test/secret-path/ping: shard: "), "%v", err)
+		assert.True(t, strings.HasPrefix(err.Error(), "fetch: http://h.test/secret-path/ping: lost: "), "%v", err)
 		if strings.Contains(text, "Credentials: stat") {
 			continue // Work waits for it: it may be put there
 		}
@@ -91,7 +93,7 @@ func TestBadFields(t *testing.T) {
 		"jetstream: Strategy.Ahead times ShardSize is 1099511627776: at ": {Ahead: 1 << 20, ShardSize: 1 << 20},
 		"fetch: Pool.Workers is -1":                                       {Each: fetch.Pool{Workers: -1}},
 	} {
-		for _, method := range []func(){func() { s.Bounds() }, func() { s.Run(t.Context(), fine, nil) }, func() { _ = s.String() }} {
+		for _, method := range []func(){func() { s.Limits() }, func() { s.Start(t.Context(), fine) }, func() { s.Remote() }, func() { _ = s.String() }} {
 			func() {
 				defer func() { assert.Contains(t, fmt.Sprint(recover()), text) }()
 				method()
@@ -192,7 +194,7 @@ func TestBreak(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var worker sync.WaitGroup
 	worker.Go(func() {
-		_ = jetstream.Work(ctx, jetstream.Worker{Job: job, Each: fetch.Pool{Workers: 4}, Wait: -1, Doer: gauge.Doer(fetch.DoerFunc(
+		_ = jetstream.Work(ctx, jetstream.Worker{Job: job, Wait: -1, Fetcher: fetch.Fetcher{Strategy: fetch.Pool{Workers: 4}, Doer: gauge.Doer(fetch.DoerFunc(
 			func(ctx context.Context, r *fetch.Request) fetch.Result {
 				select {
 				case <-ctx.Done():
@@ -200,7 +202,7 @@ func TestBreak(t *testing.T) {
 				case <-time.After(time.Millisecond):
 				}
 				return fetch.Result{Status: 200, Attempts: 1}
-			}))})
+			}))}})
 	})
 	defer worker.Wait()
 	defer cancel()
@@ -307,7 +309,7 @@ func TestSpoiledMessages(t *testing.T) {
 		}
 		if r.Err != nil {
 			spoiled++
-			assert.Equal(t, fetch.ErrShard, fetch.KindOf(r.Err))
+			assert.Equal(t, fetch.ErrLost, fetch.KindOf(r.Err))
 		} else {
 			good++
 		}
@@ -345,17 +347,58 @@ func TestErrorsCross(t *testing.T) {
 	require.EqualError(t, errs[3], "not ours")
 }
 
-// A strategy that ends before its input does is told on, not waited for.
-type lazy struct{}
+// A lazy strategy cannot go on before its input ends.
+type lazy struct{ fetch.Pool }
 
-func (lazy) Run(context.Context, fetch.Doer, iter.Seq[*fetch.Request]) iter.Seq[fetch.Result] {
-	return func(func(fetch.Result) bool) {}
+func (l lazy) Start(ctx context.Context, d fetch.Doer) fetch.Executor {
+	return lazyRun{l.Pool.Start(ctx, fetch.DoerFunc(func(context.Context, *fetch.Request) fetch.Result {
+		return fetch.Result{Err: errors.New("not performed")}
+	}))}
 }
 func (lazy) String() string { return "lazy" }
 
+type lazyRun struct{ fetch.Executor }
+
+func (lazyRun) Err() error { return errors.New("enough") }
+
+// A worker whose strategy cannot go on says so, and its errors are no results: another worker does what it had.
 func TestBrokenStrategy(t *testing.T) {
 	err := failing(t, t.Context(), jetstream.Strategy{Each: lazy{}})
-	assert.ErrorContains(t, err, "Each has ended before its input")
+	assert.ErrorContains(t, err, "the strategy lazy cannot go on: enough")
+
+	job := jetstream.Job{Name: "lazy", Address: listening(t)}
+	ended := make(chan error, 2)
+	go func() {
+		ended <- jetstream.Work(t.Context(), jetstream.Worker{Job: job, Fetcher: fetch.Fetcher{Strategy: lazy{}}})
+		ended <- jetstream.Work(t.Context(), jetstream.Worker{Job: job, Fetcher: fetch.Fetcher{Doer: fine}})
+	}()
+	f := fetch.Fetcher{Strategy: jetstream.Strategy{Job: job, ShardSize: 5}}
+	complete(t, f.Fetch(t.Context(), numbered("http://h.test", 100)), 100)
+	assert.ErrorContains(t, <-ended, "the strategy lazy cannot go on: enough")
+	assert.NoError(t, <-ended)
+}
+
+// A Doer that would not be used is refused, and so are fields of a Worker that cannot be used, before any I/O.
+func TestMisplacedDoer(t *testing.T) {
+	job := jetstream.Job{Name: "n", Address: "nats://127.0.0.1:1"}
+	f := fetch.Fetcher{Strategy: jetstream.Strategy{Job: job}, Doer: fine}
+	assert.PanicsWithValue(t, "fetch: Fetcher.Doer does not perform the requests of jetstream(n,1000), and has to be nil: "+
+		"give it to the Worker.Fetcher of the programs that call jetstream.Work", func() { f.Get(t.Context(), "http://h.test") })
+	for text, inner := range map[string]fetch.Fetcher{
+		"give it to fetch.ShardMain": {Strategy: fetch.Shard{}, Doer: fine},
+		"fetch: Pool.Workers is -1":  {Strategy: fetch.Pool{Workers: -1}},
+		"fetch: PerHost.Limit is -1": {PerHost: &fetch.PerHost{Limit: -1}},
+	} {
+		func() {
+			defer func() { assert.Contains(t, fmt.Sprint(recover()), text) }()
+			_ = jetstream.Work(t.Context(), jetstream.Worker{Job: job, Fetcher: inner})
+		}()
+	}
+	f.Strategy = jetstream.Strategy{Each: fetch.Shard{}}
+	func() {
+		defer func() { assert.Contains(t, fmt.Sprint(recover()), "give it to fetch.ShardMain") }()
+		f.Get(t.Context(), "http://h.test")
+	}()
 }
 
 // A user of the broker who may do no more than the package's documentation says can publish, work and ask.
@@ -369,7 +412,9 @@ func TestPermissions(t *testing.T) {
 	})
 	job := jetstream.Job{Name: "restricted", Address: strings.Replace(address, "nats://", "nats://user:right@", 1)}
 	ended := make(chan error)
-	go func() { ended <- jetstream.Work(t.Context(), jetstream.Worker{Job: job, Doer: fine}) }()
+	go func() {
+		ended <- jetstream.Work(t.Context(), jetstream.Worker{Job: job, Fetcher: fetch.Fetcher{Doer: fine}})
+	}()
 	f := fetch.Fetcher{Strategy: jetstream.Strategy{Job: job, ShardSize: 5}}
 	got := 0
 	for r := range f.Fetch(t.Context(), numbered("http://h.test", 100)) {
@@ -385,24 +430,25 @@ func TestPermissions(t *testing.T) {
 	// One who may not is told why, and soon.
 	job.Name = "other"
 	err := failing(t, t.Context(), jetstream.Strategy{Job: job})
-	assert.ErrorContains(t, err, "lacks a permission that package jetstream's documentation lists: nats: permissions violation: Permissions Violation for Publish to '")
+	assert.ErrorContains(t, err, "lacks a permission that package jetstream's documentation lists: nats: permissions violation: Permissions Violation for Publish to \"")
 }
 
-// Requests that are equal in all, which only a caller of Run can make, are as many.
+// Requests that are equal in all, which only a caller of Start can make, are as many.
 func TestEqualRequests(t *testing.T) {
 	for _, s := range []jetstream.Strategy{{ShardSize: 1}, {ShardSize: 3}} {
-		got := 0
-		for r := range s.Run(t.Context(), fine, func(yield func(*fetch.Request) bool) {
-			for range 10 {
-				if !yield(&fetch.Request{URL: "http://h.test/"}) {
-					return
-				}
-			}
-		}) {
-			require.NoError(t, r.Err)
-			got++
+		x := s.Start(t.Context(), fine)
+		for range 10 {
+			x.Submit(&fetch.Request{URL: "http://h.test/"})
 		}
-		assert.Equal(t, 10, got)
+		seen := make(map[*fetch.Request]bool)
+		for range 10 {
+			x.Flush()
+			r := <-x.Results()
+			require.NoError(t, r.Err)
+			seen[r.Request] = true
+		}
+		assert.Len(t, seen, 10)
+		x.Close()
 	}
 }
 
@@ -590,7 +636,9 @@ func TestDelete(t *testing.T) {
 	job := jetstream.Job{Name: "unwanted", Address: listening(t)}
 	require.ErrorIs(t, jetstream.Delete(t.Context(), job), jetstream.ErrNoJob)
 	ended := make(chan error)
-	go func() { ended <- jetstream.Work(t.Context(), jetstream.Worker{Job: job, Doer: fine}) }()
+	go func() {
+		ended <- jetstream.Work(t.Context(), jetstream.Worker{Job: job, Fetcher: fetch.Fetcher{Doer: fine}})
+	}()
 	f := fetch.Fetcher{Strategy: jetstream.Strategy{Job: job, ShardSize: 5}}
 	for r := range f.Fetch(t.Context(), numbered("http://h.test", 1000)) {
 		require.NoError(t, r.Err)

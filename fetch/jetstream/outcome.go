@@ -15,21 +15,21 @@ import (
 	"fetchbench/fetch/internal/rules"
 )
 
-// start reports whether there is something of h for the strategy to do. If not, it is answered, since it has been begun too
-// often, say; or it has to be started alone; or the session ends.
-func (s *session) start(h *held) bool {
+// start finds what there is to do of h for the Fetcher. If that is nothing, h is answered, since it
+// has been begun too often, say; or it has to be started alone; or the session ends.
+func (s *session) start(h *held) {
 	if err := s.mark(h); err != nil {
 		s.giveUp(err)
-		return false
+		return
 	}
 	if h.number == 0 {
-		return false
+		return
 	}
 	earlier := h.number - 1 // times that it was begun
 	if earlier > 0 || h.deliveries > 1 {
 		if _, err := s.conn.get(s.ctx, s.Job.subject("result", h.id)); err == nil {
 			s.finish(h) // another worker has answered, and did not come to acknowledge it
-			return false
+			return
 		}
 	}
 	failures := 0
@@ -39,23 +39,14 @@ func (s *session) start(h *held) bool {
 	switch {
 	case h.reqs == nil:
 		s.answerAll(h, &summary{form: summaryFailed, reason: "a worker cannot read it: it is " + errEncoding.Error()})
-		return false
 	case len(h.reqs) > 1 && (failures >= mostFailures || failures > 0 && h.id != rootOf(h.id)):
 		s.answerAll(h, &summary{form: summaryHalved}) // the publisher sends the halves
-		return false
 	case failures >= mostSingleFailures:
-		s.answerAll(h, &summary{form: summaryResults, answers: s.refusals(h, "workers that ended, or were silent, with this request: %d", failures)})
-		return false
-	}
-	h.todo = h.reqs
-	if earlier > 0 || h.flags&again != 0 {
-		s.refuse(h)
-	}
-	if len(h.todo) == 0 {
+		h.answers[0] = s.refusal(h, "workers that ended, or were silent, with this request: %d", failures)
 		s.settle(h)
-		return false
+	default:
+		s.choose(h, earlier > 0 || h.flags&again != 0)
 	}
-	return true
 }
 
 // mark notes at the broker that h is begun, and with that finds how often it was before. It does not yet, but sets h.alone, if
@@ -107,26 +98,26 @@ func (s *session) giveUp(err error) {
 	s.end(permanentError{fmt.Errorf("jetstream: the broker takes no results: %w", err)})
 }
 
-// refuse answers those requests of h that must not be sent a second time.
-func (s *session) refuse(h *held) {
-	h.todo = nil
-	answers := s.refusals(h, "a worker has had the request, and did not finish its shard; it may have been sent, so it is not repeated")
+// choose sets what there is to do of h. It answers the rest: what may have been sent, and must not
+// be sent again.
+func (s *session) choose(h *held, again bool) {
 	for i, r := range h.reqs {
-		if rules.Idempotent(r.Method) {
-			h.todo = append(h.todo, r)
-		} else {
-			s.answer(h, i, answers[i])
+		if !again || rules.Repeatable(r.Method, r.Header) {
+			h.todo = append(h.todo, task{h, i})
+			continue
 		}
+		s.answer(h, i, s.refusal(h, "a worker has had the request, and did not finish its shard; it may have been sent, so it is not repeated"))
+	}
+	if len(h.todo) == 0 {
+		s.settle(h)
 	}
 }
 
-// refusals returns an error for each request of h.
-func (s *session) refusals(h *held, format string, args ...any) []answer {
-	answers := failures(len(h.reqs), format, args...)
-	for i := range answers {
-		answers[i].Attempts = h.number - 1
-	}
-	return answers
+// refusal returns an error for a request of h.
+func (s *session) refusal(h *held, format string, args ...any) answer {
+	a := failures(1, format, args...)[0]
+	a.Attempts = h.number - 1
+	return a
 }
 
 // settle sends the results of h, all of which are there.
@@ -146,7 +137,7 @@ func (s *session) putBody(h *held, at int, a *answer) {
 	})
 	a.Body = nil
 	if err != nil {
-		a.Err = &fetch.Error{Kind: fetch.ErrShard, Err: fmt.Errorf("its body could not be put into Worker.Bodies: %w", err)}
+		a.Err = &fetch.Error{Kind: fetch.ErrLost, Err: fmt.Errorf("its body could not be put into Worker.Bodies: %w", err)}
 		return
 	}
 	a.body = name

@@ -38,7 +38,7 @@ func TestPartitions(t *testing.T) {
 				running.Go(func() {
 					defer client.CloseIdleConnections()
 					assert.NoError(t, jetstream.Work(t.Context(), jetstream.Worker{
-						Job: job, Each: fetch.Pool{Workers: 32}, Doer: &fetch.PerHost{Doer: client, Limit: perHost},
+						Job: job, Fetcher: fetch.Fetcher{Strategy: fetch.Pool{Workers: 32}, Doer: client, PerHost: &fetch.PerHost{Limit: perHost}},
 					}))
 				})
 			}
@@ -95,7 +95,7 @@ func TestPartitionsDiffer(t *testing.T) {
 	}
 	assert.Equal(t, fetch.ErrCanceled, fetch.KindOf(untilItIsThere()))
 	err := run(t.Context(), 3)
-	assert.Equal(t, fetch.ErrShard, fetch.KindOf(err))
+	assert.Equal(t, fetch.ErrLost, fetch.KindOf(err))
 	assert.ErrorContains(t, err, "it was begun with 2 Partitions, not 3")
 	assert.Equal(t, fetch.ErrCanceled, fetch.KindOf(untilItIsThere()))
 }

@@ -47,7 +47,7 @@ func (r *run) publish() {
 // place sees to it that p is answered: by the manifest, by an earlier run, or by a worker.
 func (r *run) place(p *pending) {
 	p.message = encodeShard(p.reqs)
-	p.id = shardID(p.partition, p.number, p.message)
+	p.id = shardID(p.lane, p.number, p.message)
 	p.missing = len(p.reqs)
 	r.mu.Lock()
 	r.out[p.id] = p
@@ -73,7 +73,7 @@ func (r *run) place(p *pending) {
 			return
 		}
 		if err == nil && p.recorded != p.id {
-			err = r.keep(r.s.Job.shardName(p.partition, p.number), p.message)
+			err = r.keep(r.s.Job.shardName(p.lane, p.number), p.message)
 		}
 		if err != nil {
 			r.failUnlessDone(fmt.Errorf("the manifest: %w", err))
@@ -274,17 +274,17 @@ func (r *run) restore() {
 }
 
 // The names in the manifest.
-func (j Job) shardName(partition, number int) string {
-	return fmt.Sprintf("%s/shards/%d/%d/%d", j.name(), partition, number/1000, number)
+func (j Job) shardName(lane, number int) string {
+	return fmt.Sprintf("%s/shards/%d/%d/%d", j.name(), lane, number/1000, number)
 }
 func (j Job) resultName(id string) string { return j.name() + "/results/" + id[:2] + "/" + id }
 
 // recorded returns how many requests the shard has that the manifest has of this number, and its id; or 0 if it has none.
-func (r *run) recorded(partition, number int) (n int, id string, err error) {
+func (r *run) recorded(lane, number int) (n int, id string, err error) {
 	if r.s.Job.Manifest == nil {
 		return 0, "", nil
 	}
-	name := r.s.Job.shardName(partition, number)
+	name := r.s.Job.shardName(lane, number)
 	data, err := r.recall(name)
 	if err != nil {
 		return 0, "", fmt.Errorf("the manifest: %w", err)
@@ -299,7 +299,7 @@ func (r *run) recorded(partition, number int) (n int, id string, err error) {
 	if most := r.s.Ahead * r.s.ShardSize; len(reqs) > most {
 		return 0, "", fmt.Errorf("the manifest has a shard of %d requests: Ahead times ShardSize is %d, and has to be that at least", len(reqs), most)
 	}
-	return len(reqs), shardID(partition, number, encodeShard(reqs)), nil
+	return len(reqs), shardID(lane, number, encodeShard(reqs)), nil
 }
 
 // checkManifest returns an error if the shards of the manifest are of other partitions.

@@ -14,16 +14,17 @@ import (
 	"fetchbench/fetch"
 )
 
-// A run is one range over what Strategy.Run returns. Shards go around in it:
+// A run is one of a [Strategy]. Shards go around in it:
 //
-//	flow --queue--> publish --work stream--> workers --result stream--> collect --done--> flow
+//	Submit --queue--> publish --work stream--> workers --result stream--> collect --done--> deliver --results
 //
-// and are in out from the publish to the collect. Whoever waits for the broker or a Store does so until ctx is
-// done, which is at the end of the loop at the latest.
+// and are in out from the publish to the collect. Whoever waits for the broker or a Store does so
+// until ctx is done, which is at Close at the latest.
 type run struct {
 	s        Strategy
 	doer     fetch.Doer
-	ctx      context.Context
+	caller   context.Context
+	ctx      context.Context // of all but the loop
 	cancel   context.CancelFunc
 	running  sync.WaitGroup
 	queue    chan *pending
@@ -43,6 +44,19 @@ type run struct {
 	// What collect has accepted and not had the broker delete, in bytes and summaries: see forget.
 	forgettable, forgettables int
 
+	results chan fetch.Result
+	closed  chan struct{}
+	left    atomic.Int64 // requests in shards whose results are not in results yet
+
+	lock    sync.Mutex
+	partial []partial // by lane: one for each partition, and as many for retries
+	held    int       // requests in there
+	next    int       // one more than the largest Index so far
+	sent    map[*pending]struct{}
+	shards  int  // so many were
+	ended   bool // the input
+	over    bool // the run has failed, or is canceled
+
 	mu      sync.Mutex
 	out     map[string]*pending // by id
 	created [2]time.Time        // of the streams
@@ -54,7 +68,8 @@ type run struct {
 type pending struct {
 	reqs      []*fetch.Request
 	partition int
-	number    int
+	number    int    // in its lane
+	lane      int    // that number is of this one: see run.partial
 	recorded  string // the id of the one that the manifest has of this number; "": none
 	strict    bool   // it has to be that one
 	astray    bool   // the manifest may have its requests under other numbers
@@ -67,25 +82,29 @@ type pending struct {
 	missing int
 }
 
+// mostResults is how many results wait for the loop in this process, beside those of a shard.
+const mostResults = 64
+
 func newRun(ctx context.Context, s Strategy, d fetch.Doer) *run {
+	lanes := 2 * max(1, s.Partitions)
 	r := &run{
-		s:      s,
-		doer:   d,
-		queue:  make(chan *pending, s.Ahead+max(1, s.Partitions)), // the flow sends no more than Ahead, and those of a flush
-		done:   make(chan *pending, 1),
-		failed: make(chan struct{}),
-		out:    make(map[string]*pending),
-		nonce:  rand.Text(),
+		s:       s,
+		doer:    d,
+		caller:  ctx,
+		queue:   make(chan *pending, s.Ahead+1+lanes), // Submit may send two; InputEnded, all
+		done:    make(chan *pending, 1),
+		failed:  make(chan struct{}),
+		results: make(chan fetch.Result, min(mostResults, s.Ahead*s.ShardSize)),
+		closed:  make(chan struct{}),
+		partial: make([]partial, lanes),
+		sent:    make(map[*pending]struct{}),
+		out:     make(map[string]*pending),
+		nonce:   rand.Text(),
 	}
 	r.ctx, r.cancel = context.WithCancel(ctx)
 	r.running.Go(r.serve)
+	r.running.Go(r.deliver)
 	return r
-}
-
-// wait ends the run, and all that it has begun.
-func (r *run) wait() {
-	r.cancel()
-	r.running.Wait()
 }
 
 func (r *run) fail(err error) {
@@ -105,13 +124,15 @@ func (r *run) err() error {
 	}
 }
 
-// serve is all of the run but the flow.
+// serve is all of the run but what the loop asks, and deliver.
 func (r *run) serve() {
 	err := r.begin()
 	if err == nil {
 		var running sync.WaitGroup
 		for range r.s.Workers {
-			w := newWorker(Worker{Job: r.s.Job, Each: r.s.Each, Doer: r.doer, Bodies: r.s.Bodies, BodiesOver: r.s.BodiesOver, Wait: -1}, r.conn)
+			w := newWorker(Worker{
+				Job: r.s.Job, Fetcher: fetch.Fetcher{Strategy: r.s.Each, Doer: r.doer}, Bodies: r.s.Bodies, BodiesOver: r.s.BodiesOver, Wait: -1,
+			}, r.conn)
 			running.Go(func() {
 				err := w.run(r.ctx)
 				if err == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"time"
@@ -12,23 +13,22 @@ import (
 	js "github.com/nats-io/nats.go/jetstream"
 
 	"fetchbench/fetch"
-	"fetchbench/fetch/internal/wake"
 )
 
 // A session is the time in which a worker has one run of its strategy. Shards go through it:
 //
-//	broker --pull--> shards --feed--> strategy --loop--> settle --> broker
+//	broker --pull--> shards --start, feed--> reqs --loop--> settle --> broker
 //
 // and are in hand from the pull until they are settled. The end of ctx ends all that waits.
 type session struct {
 	*worker
 	ctx    context.Context
 	end    context.CancelCauseFunc
-	feed   *wake.Feed[[]*held, *fetch.Request]
 	shards chan *held
-	slots  chan struct{} // for those who put bodies and settle
-	beat   time.Duration // how often the broker gets a sign of life
-	wait   time.Duration // for an answer; then it gets no more of them
+	reqs   chan fetch.Request // the Fetcher's input
+	slots  chan struct{}      // for those who put bodies and settle
+	beat   time.Duration      // how often the broker gets a sign of life
+	wait   time.Duration      // for an answer; then it gets no more of them
 
 	mu    sync.Mutex
 	hand  map[*held]struct{}
@@ -46,9 +46,9 @@ type held struct {
 	nonce      string // in the mark that it has been begun
 	number     int    // of that mark, from 1; 0: it has not been begun
 	reqs       []*fetch.Request
-	todo       []*fetch.Request // of these, for the strategy
-	fed        chan struct{}    // closed when it is its turn
-	alone      bool             // it has to be the only one that is begun
+	todo       []task        // of these, for the Fetcher
+	fed        chan struct{} // closed when it is its turn
+	alone      bool          // it has to be the only one that is begun
 
 	// The session's mu guards these.
 	answers []answer
@@ -56,6 +56,12 @@ type held struct {
 	begun   bool
 	moved   bool
 	last    time.Time
+}
+
+// A task is one request of a shard. It is the Tag of the one that the Fetcher has for it.
+type task struct {
+	*held
+	at int
 }
 
 const (
@@ -73,8 +79,8 @@ func (w *worker) session(ctx context.Context, consumers []js.Consumer, ended, ab
 	wait, _ := time.ParseDuration(config.Metadata[ackWaitKey])
 	s := &session{
 		worker: w,
-		feed:   wake.NewFeed[[]*held, *fetch.Request](1),
 		shards: make(chan *held, mostPulled*len(consumers)), // each pulls again when all it has pulled is taken
+		reqs:   make(chan fetch.Request),
 		slots:  make(chan struct{}, settlers),
 		beat:   max(10*time.Millisecond, config.AckWait/4),
 		wait:   max(wait, config.AckWait),
@@ -101,14 +107,13 @@ func (w *worker) session(ctx context.Context, consumers []js.Consumer, ended, ab
 	})
 	var settling sync.WaitGroup
 	s.loop(&settling)
-	s.end(permanentError{errors.New("jetstream: Worker.Each has ended before its input")}) // unless it has an end
 	settling.Wait()
 	running.Wait()
 	s.putBack()
 	return context.Cause(s.ctx)
 }
 
-// pull takes shards from consumer, as many as the strategy needs soon.
+// pull takes shards from consumer, as many as the Fetcher needs soon.
 func (s *session) pull(consumer js.Consumer) {
 	size := s.limit // of a shard; one at first
 	for wait := 10 * time.Millisecond; s.ctx.Err() == nil; {
@@ -180,10 +185,10 @@ func (s *session) has(id string) bool {
 
 func lastToken(subject string) string { return subject[strings.LastIndexByte(subject, '.')+1:] }
 
-// feedShards hands the shards to the strategy: one after the other or, if they are small, several at once.
+// feedShards hands the shards to the Fetcher: one after the other or, if they are small, several at
+// once.
 func (s *session) feedShards() {
-	defer s.feed.Close()
-	for {
+	for s.ctx.Err() == nil {
 		var several []*held
 		select {
 		case h := <-s.shards:
@@ -195,28 +200,39 @@ func (s *session) feedShards() {
 		case <-s.ctx.Done():
 			return
 		}
-		ready := make([]bool, len(several))
 		var starting sync.WaitGroup
-		for i, h := range several {
+		for _, h := range several {
 			close(h.fed)
-			starting.Go(func() { ready[i] = s.start(h) })
+			starting.Go(func() { s.start(h) })
 		}
 		starting.Wait()
-		var together, alone []*held
-		for i, h := range several {
-			if ready[i] {
-				together = append(together, h)
-			} else if h.alone {
-				alone = append(alone, h)
+		for _, h := range several {
+			s.feed(h)
+		}
+		for _, h := range several {
+			if h.alone && s.idle() {
+				s.start(h)
+				s.feed(h)
+				s.idle()
 			}
 		}
-		if len(together) > 0 && !s.feed.Add(s.ctx, together) {
+	}
+}
+
+// feed hands what is to be done of h to the Fetcher.
+func (s *session) feed(h *held) {
+	for i, t := range h.todo {
+		r := *h.reqs[t.at]
+		r.Tag = &h.todo[i]
+		select {
+		case s.reqs <- r:
+		case <-s.ctx.Done():
 			return
 		}
-		for _, h := range alone {
-			if !s.idle() || s.start(h) && !s.feed.Add(s.ctx, []*held{h}) || !s.idle() {
-				return
-			}
+		if i == 0 {
+			s.mu.Lock()
+			h.begun, h.moved, s.moved = true, true, true
+			s.mu.Unlock()
 		}
 	}
 }
@@ -244,49 +260,23 @@ func (s *session) isBusy() bool {
 	return false
 }
 
-// loop runs the strategy until the feed is closed.
+// loop fetches until the session ends.
 func (s *session) loop(settling *sync.WaitGroup) {
-	type task struct {
-		*held
-		at int
-	}
-	tasks := make(map[*fetch.Request]task) // those without a result
-	var todo []*fetch.Request
-	take := func(together []*held) []*fetch.Request {
-		todo = todo[:0]
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.moved = true
-		for _, h := range together {
-			h.begun, h.moved = true, true
-			todo = append(todo, h.todo...)
-			at := 0
-			for _, r := range h.todo {
-				for h.reqs[at] != r {
-					at++
-				}
-				tasks[r] = task{h, at}
-			}
-		}
-		return todo
-	}
-	for res := range s.Each.Run(s.feed.Context(s.ctx), s.Doer, s.feed.All(take)) {
-		t, ok := tasks[res.Request]
-		if !ok {
-			continue
-		}
-		delete(tasks, res.Request)
-		s.feed.Received()
+	f := s.Fetcher
+	f.Strategy = each{Strategy: f.Strategy, s: s}
+	f.Ordered = false
+	for res := range f.Stream(s.ctx, s.reqs) {
 		if s.ctx.Err() != nil {
 			continue // what it says may be so because of that
 		}
+		t := res.Request.Tag.(*task)
 		res.Attempts += t.number - 1
 		a := answer{Result: res}
 		large := s.Bodies != nil && len(a.Body) > s.BodiesOver
 		if !large && !s.answer(t.held, t.at, a) {
 			continue
 		}
-		select { // while there is no slot, the strategy waits
+		select { // while there is no slot, the Fetcher waits
 		case s.slots <- struct{}{}:
 			settling.Go(func() {
 				defer func() { <-s.slots }()
@@ -301,6 +291,33 @@ func (s *session) loop(settling *sync.WaitGroup) {
 		case <-s.ctx.Done():
 		}
 	}
+}
+
+// An each is the worker's strategy and, once started, its executor. A request has the Index there
+// that it has in the publisher's input; and if the executor cannot go on the session ends, so that
+// others get what it has.
+type each struct {
+	fetch.Strategy
+	fetch.Executor
+	s *session
+}
+
+func (e each) Start(ctx context.Context, d fetch.Doer) fetch.Executor {
+	e.Executor = e.Strategy.Start(ctx, d)
+	return e
+}
+
+func (e each) Submit(r *fetch.Request) {
+	t := r.Tag.(*task)
+	r.Index = t.reqs[t.at].Index
+	e.Executor.Submit(r)
+}
+
+func (e each) Err() error {
+	if x, ok := e.Executor.(interface{ Err() error }); ok && x.Err() != nil {
+		e.s.end(permanentError{fmt.Errorf("jetstream: the strategy %v cannot go on: %w", e.Strategy, x.Err())})
+	}
+	return nil
 }
 
 // answer notes the answer of a request of h, and reports whether it is the last.

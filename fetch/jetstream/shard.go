@@ -39,11 +39,11 @@ func encodeShard(reqs []*fetch.Request) []byte {
 	return b
 }
 
-// shardID returns the id of the shard of this number in its partition, whose message, without flags, this is. The number
-// tells shards apart whose requests are equal.
-func shardID(partition, number int, message []byte) string {
+// shardID returns the id of the shard of this number in its lane, whose message, without flags,
+// this is. The number tells shards apart whose requests are equal.
+func shardID(lane, number int, message []byte) string {
 	h := sha256.New()
-	fmt.Fprintln(h, partition, number)
+	fmt.Fprintln(h, lane, number)
 	h.Write(message)
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }
@@ -188,7 +188,7 @@ const maxChunks = 1 << 16
 func failures(n int, format string, args ...any) []answer {
 	answers := make([]answer, n)
 	for i := range answers {
-		answers[i].Err = &fetch.Error{Kind: fetch.ErrShard, Err: fmt.Errorf(format, args...)}
+		answers[i].Err = &fetch.Error{Kind: fetch.ErrLost, Err: fmt.Errorf(format, args...)}
 	}
 	return answers
 }

@@ -74,7 +74,7 @@ func soak(t *testing.T, seed uint64) {
 		random := rand.New(rand.NewPCG(seed, 1))
 		for ctx.Err() == nil {
 			visit, leave := context.WithTimeout(ctx, time.Duration(20+random.IntN(400))*time.Millisecond)
-			_ = jetstream.Work(visit, jetstream.Worker{Job: job, Each: fetch.Pool{Workers: 4}, Doer: client, Bodies: s.Bodies, BodiesOver: 1000, Wait: -1})
+			_ = jetstream.Work(visit, jetstream.Worker{Job: job, Fetcher: fetch.Fetcher{Strategy: fetch.Pool{Workers: 4}, Doer: client}, Bodies: s.Bodies, BodiesOver: 1000, Wait: -1})
 			leave()
 		}
 	})

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"hash/fnv"
-	"iter"
 	"math"
 	"time"
 
@@ -24,15 +23,17 @@ import (
 // the process did, the same call with the same input goes on where it stopped: results that are there are handed
 // out, and the rest is fetched. Only one process at a time may run a job; a second one gets errors.
 //
-// A result that is an error is a result: a job that is resumed does not try it again. Wrap the workers' Doer in a
-// [fetch.Retry], and give what has failed in the end to a job of its own.
+// A result that is an error is a result: a job that is resumed does not try it again. Give the
+// workers' Fetcher a [fetch.Retry], and what has failed in the end to a job of its own. The
+// policies of the Fetcher that runs the job are for jobs without workers elsewhere; with its
+// PerHost shards are small, and others each time, so that no job can be resumed.
 //
-// If the broker cannot be used, or is away for five minutes, the results are errors of kind [fetch.ErrShard] that are an
-// [ErrJob], and the loop ends.
+// If the broker cannot be used, or is away for five minutes, the results are errors of kind
+// [fetch.ErrLost] that are an [ErrJob], and the loop ends.
 //
-// A Strategy may be copied and compared, and used by several goroutines at once if each has a job of its own. A
-// number that is negative, or too large, makes its methods panic. With an Address and no Workers the Fetcher's Doer and Each
-// are not used.
+// A Strategy may be copied and compared, and used by several goroutines at once if each has a job
+// of its own. A number that is negative, or too large, makes its methods panic. With an Address and
+// no Workers Each is not used, and the Fetcher must not have a Doer.
 type Strategy struct {
 	// Job says which job this is, and where its broker is.
 	Job Job
@@ -55,16 +56,17 @@ type Strategy struct {
 	// of a [fetch.PerHost] there hold for all workers together. It also bounds how many workers are busy. At most 256. A job
 	// that is resumed has to have the number that it began with.
 	Partitions int
-	// AckWait is how long a worker may go without an answer to any request of a shard that it has begun, before the shard
-	// goes to another. It has to be longer than the Doer may take for two requests, retries included. A worker that is gone
-	// altogether is noticed after 15 s, or AckWait if that is less, and after up to four times that by a shard that has
-	// gone from worker to worker before. 0 means two minutes.
+	// AckWait is how long a worker may go without an answer to any request of a shard that it has
+	// begun, before the shard goes to another. It has to be longer than a worker may take for two
+	// requests, with retries and what its PerHost has them wait. A worker that is gone altogether
+	// is noticed after 15 s, or AckWait if that is less, and after up to four times that by a shard
+	// that has gone from worker to worker before. 0 means two minutes.
 	AckWait time.Duration
 	// MaxBytes is how much may wait in the queue at the broker, in bytes; if it is full, the input waits. 0 means 1 GiB.
 	MaxBytes int64
-	// Bodies is where Run gets the bodies that workers have put into their [Worker.Bodies], which has to be the same place. The
-	// workers in this process put theirs there, too. nil means that all bodies come with the results; one that a worker
-	// has put elsewhere is a [StoredError] then.
+	// Bodies is where the bodies are that workers have put into their [Worker.Bodies], which has to
+	// be the same place. The workers in this process put theirs there, too. nil means that all
+	// bodies come with the results; one that a worker has put elsewhere is a [StoredError] then.
 	Bodies Store
 	// BodiesOver is the size in bytes of the largest body that comes with the results, for the workers in this process. 0
 	// means 64 KiB.
@@ -90,7 +92,7 @@ func (s Strategy) defaults() Strategy {
 	if s.Each == nil {
 		s.Each = fetch.Pool{}
 	}
-	limitOf(s.Each) // which panics if a field of it is no good
+	s.Each.Limits() // which panics if a field of it is no good
 	return s
 }
 
@@ -108,26 +110,16 @@ func number[N ~int | ~int64](field string, value, zero, most N) N {
 	return value
 }
 
-// Bounds implements [fetch.Bounded]. How many requests workers elsewhere have under way it cannot know, but that they are no more than
-// what may be ahead.
-func (s Strategy) Bounds() (inFlight, ahead int) {
+// Limits implements [fetch.Strategy]. How many requests workers elsewhere have under way it cannot
+// know, but that they are no more than what may be ahead.
+func (s Strategy) Limits() fetch.Limits {
 	s = s.defaults()
-	ahead = s.Ahead * s.ShardSize
-	inFlight = s.Workers * limitOf(s.Each)
+	ahead := s.Ahead * s.ShardSize
+	inFlight := s.Workers * s.Each.Limits().InFlight
 	if s.Job.Address != "" {
 		inFlight = ahead
 	}
-	return min(inFlight, ahead), ahead
-}
-
-// limitOf returns how many requests each has under way at the most, as far as that is known.
-func limitOf(each fetch.Strategy) int {
-	if b, ok := each.(fetch.Bounded); ok {
-		if n, _ := b.Bounds(); n > 0 {
-			return n
-		}
-	}
-	return 64
+	return fetch.Limits{InFlight: min(inFlight, ahead), Ahead: ahead}
 }
 
 func (s Strategy) String() string {
@@ -138,19 +130,21 @@ func (s Strategy) String() string {
 	return fmt.Sprintf("jetstream(%d,%v,%d)", s.Workers, s.Each, s.ShardSize)
 }
 
-// Run implements [fetch.Strategy].
-func (s Strategy) Run(ctx context.Context, d fetch.Doer, reqs iter.Seq[*fetch.Request]) iter.Seq[fetch.Result] {
-	s = s.defaults()
-	return func(yield func(fetch.Result) bool) {
-		if ctx.Err() != nil {
-			return
-		}
-		r := newRun(ctx, s, d)
-		defer r.wait()
-		f := newFlow(r, ctx)
-		f.loop(reqs, yield)
-		r.complete.Store(f.ended && f.ahead == 0 && r.err() == nil && ctx.Err() == nil)
+// Start implements [fetch.Strategy].
+func (s Strategy) Start(ctx context.Context, d fetch.Doer) fetch.Executor {
+	return newRun(ctx, s.defaults(), d)
+}
+
+// Remote implements [fetch.RemoteStrategy]: a Fetcher may have a Doer if there are workers in this
+// process.
+func (s Strategy) Remote() string {
+	if s = s.defaults(); s.Workers == 0 {
+		return "give it to the Worker.Fetcher of the programs that call jetstream.Work"
 	}
+	if r, ok := s.Each.(fetch.RemoteStrategy); ok {
+		return r.Remote()
+	}
+	return ""
 }
 
 // partition returns which of n partitions the host of url belongs to: the host that a [fetch.PerHost] knows it by.

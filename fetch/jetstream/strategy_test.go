@@ -20,15 +20,19 @@ type remote struct{ jetstream.Strategy }
 
 var throughTheTest = fetchtest.RemoteOver(&wire.Client{Timeout: -1})
 
-func (s remote) Run(ctx context.Context, _ fetch.Doer, reqs iter.Seq[*fetch.Request]) iter.Seq[fetch.Result] {
-	return s.Strategy.Run(ctx, throughTheTest, reqs)
+func (s remote) Start(ctx context.Context, _ fetch.Doer) fetch.Executor {
+	return s.Strategy.Start(ctx, throughTheTest)
 }
 
-// The contract of a Strategy holds with a shard for each request. With larger ones, the results of
+func (s remote) Remote() string { return "it is this test's" }
+
+// The contracts hold with a shard for each request. With larger ones, the results of
 // a shard wait for its slowest request: that one rule, that results come as they are ready, cannot hold.
-func TestContract(t *testing.T) {
-	fetchtest.TestStrategy(t, remote{jetstream.Strategy{Each: fetch.Pool{Workers: 32}, ShardSize: 1, Ahead: 64}})
-}
+var ofOne = remote{jetstream.Strategy{Each: fetch.Pool{Workers: 32}, ShardSize: 1, Ahead: 64}}
+
+func TestExecutor(t *testing.T) { fetchtest.TestStrategy(t, ofOne) }
+
+func TestFetcher(t *testing.T) { fetchtest.TestFetcher(t, ofOne) }
 
 // urls yields n GET requests of server.
 func urls(server *fetchtest.Server, n int) iter.Seq[fetch.Request] {

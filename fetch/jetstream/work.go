@@ -18,14 +18,14 @@ import (
 type Worker struct {
 	// Job has the Name and the Address that the Strategy's has.
 	Job Job
-	// Each is the strategy by which the worker fetches. nil means fetch.Pool{}. Shards overlap: the worker does not wait for
-	// the last requests of one before it begins those of the next.
-	Each fetch.Strategy
-	// Doer performs the requests. nil means fetch.DefaultClient.
-	Doer fetch.Doer
-	// Bodies is where the worker puts bodies larger than BodiesOver: only their name goes with the results. A body that
-	// cannot be put there, in three attempts, makes its result an error of kind fetch.ErrShard. nil means that all bodies go with
-	// the results, and a whole shard of them has to fit into the worker's memory.
+	// Fetcher fetches what is in the shards, which overlap: the worker does not wait for the last
+	// requests of one before it begins those of the next. Its policies hold over all that the
+	// worker has. Ordered means nothing here.
+	Fetcher fetch.Fetcher
+	// Bodies is where the worker puts bodies larger than BodiesOver: only their name goes with the
+	// results. A body that cannot be put there, in three attempts, makes its result an error of
+	// kind fetch.ErrLost. nil means that all bodies go with the results, and a whole shard of them
+	// has to fit into the worker's memory.
 	Bodies Store
 	// BodiesOver is the size in bytes of the largest body that goes with the results. 0 means 64 KiB.
 	BodiesOver int
@@ -40,6 +40,7 @@ type Worker struct {
 // Wait, because it has not begun or has ended, the error is an [ErrNoJob]. If the broker is away for five minutes, or takes nothing
 // for as long, the error says so. A job whose publisher has gone without ending it has its workers wait.
 func Work(ctx context.Context, w Worker) error {
+	w.Fetcher.Stream(ctx, make(chan fetch.Request)) // which panics if a field cannot be used
 	wait := w.Wait
 	if wait == 0 {
 		wait = time.Minute
@@ -71,11 +72,8 @@ type worker struct {
 }
 
 func newWorker(w Worker, c *conn) *worker {
-	if w.Each == nil {
-		w.Each = fetch.Pool{}
-	}
-	if w.Doer == nil {
-		w.Doer = fetch.DefaultClient
+	if w.Fetcher.Strategy == nil {
+		w.Fetcher.Strategy = fetch.Pool{}
 	}
 	if w.BodiesOver < 0 {
 		panic(fmt.Sprintf("jetstream: Worker.BodiesOver is %d", w.BodiesOver))
@@ -83,7 +81,7 @@ func newWorker(w Worker, c *conn) *worker {
 	if w.BodiesOver == 0 {
 		w.BodiesOver = 64 << 10
 	}
-	return &worker{Worker: w, conn: c, limit: limitOf(w.Each)}
+	return &worker{Worker: w, conn: c, limit: w.Fetcher.Strategy.Limits().InFlight}
 }
 
 var (

@@ -32,11 +32,11 @@ const (
 	odd                    // it is for net/http to understand, or to refuse
 )
 
-// parseHead parses the head of an answer that b begins with, and returns its size in bytes. It takes
-// the common kind of answer alone, and that strictly: a status line of HTTP/1.1 or 1.0 with a final
-// status; header lines that end in CRLF, have a token for a name and no control
-// characters in the value; and none that would change what stands between this answer and the next
-// but one Content-Length and Connection: close or keep-alive. What it takes, net/http takes for the same.
+// parseHead parses the head of an answer that b begins with, and returns its size in bytes. It
+// takes the common kind of answer alone, and that strictly: a status line of HTTP/1.1 or 1.0 with a
+// final status; header lines that end in CRLF, have a token for a name and no control characters in
+// the value; and none that would change what stands between this answer and the next but one
+// Content-Length and Connection: close or keep-alive. What it takes, net/http takes for the same.
 func parseHead(b []byte) (a answer, size int, v verdict) {
 	line, rest, v := cutLine(b)
 	if v != common {
@@ -90,8 +90,8 @@ func cutLine(b []byte) (line, rest []byte, v verdict) {
 
 // hasControl reports whether b has a control character other than a tab.
 func hasControl(b []byte) bool {
-	// Of eight bytes at once: what is below a space, or is a DEL, sets the highest bit of its byte. So may a byte
-	// that stands after such a one, and it is looked at below.
+	// Of eight bytes at once: what is below a space, or is a DEL, sets the highest bit of its byte.
+	// So may a byte that stands after such a one, and it is looked at below.
 	const each, high = 0x0101010101010101, 0x8080808080808080
 	for len(b) >= 8 {
 		w := binary.LittleEndian.Uint64(b)
@@ -109,7 +109,8 @@ func hasControl(b []byte) bool {
 	return false
 }
 
-// isStatusLine reports whether line is one of the common kind, or if it is not whole, begins like one.
+// isStatusLine reports whether line is one of the common kind, or if it is not whole, begins like
+// one.
 func isStatusLine(line []byte, whole bool) bool {
 	const pattern = "HTTP/1.v sdd "
 	if whole {

@@ -64,7 +64,8 @@ type conn struct {
 }
 
 var (
-	// errStale is that of a kept connection that is no longer as it was left. Nothing has been written to it.
+	// errStale is that of a kept connection that is no longer as it was left. Nothing has been
+	// written to it.
 	errStale = errors.New("the connection is of no use any more")
 	// errAborted is what a read or write returns when the context is done.
 	errAborted = errors.New("aborted")
@@ -161,9 +162,9 @@ func (c *conn) listen() {
 	c.hush(time.Now())
 }
 
-// hush lets the server be silent for the idle time from now on, and sets a deadline, if there is none
-// yet that is early enough. One that is too early does no harm: see expired. So as a rule nothing
-// has to be set, since each request may take longer than the one before. mu is held.
+// hush lets the server be silent for the idle time from now on, and sets a deadline, if there is
+// none yet that is early enough. One that is too early does no harm: see expired. So as a rule
+// nothing has to be set, since each request may take longer than the one before. mu is held.
 func (c *conn) hush(now time.Time) {
 	c.silence = time.Time{}
 	if idle := c.host.client.limits.IdleRead; idle > 0 {
@@ -315,9 +316,9 @@ func (c *conn) check(p []byte) (n int, err error) {
 	return 0, nil
 }
 
-// before returns what a Read does if b, or err, came before anything was written. On a kept connection that
-// is errStale. But a new one may be that of a server which answers whatever it is asked: then that is
-// read, and nothing is written, so that there is no second answer.
+// before returns what a Read does if b, or err, came before anything was written. On a kept
+// connection that is errStale. But a new one may be that of a server which answers whatever it is
+// asked: then that is read, and nothing is written, so that there is no second answer.
 func (c *conn) before(b []byte, err error) (int, error) {
 	if c.kept {
 		c.stray(b)
@@ -327,7 +328,7 @@ func (c *conn) before(b []byte, err error) (int, error) {
 	return len(b), err
 }
 
-// stray notes that b came, though nobody had asked for it.
+// stray notes that b came unsolicited.
 func (c *conn) stray(b []byte) {
 	if len(b) > 0 && !is408(b) {
 		c.host.client.suspects.Add(c.host.origin)
@@ -342,10 +343,11 @@ func is408(b []byte) bool {
 // A socket is what a tls.Conn reads from. While now is set, a read that would have to wait fails.
 type socket struct {
 	net.Conn
-	raw syscall.RawConn // nil: nobody knows what it has received
+	raw syscall.RawConn // nil: what it has received is not known
 	now bool
 
-	// Where it is among the records (RFC 8446 §5.1): crypto/tls keeps to itself that it has a part of one.
+	// Where it is among the records (RFC 8446 §5.1): crypto/tls keeps to itself that it has a part
+	// of one.
 	head [5]byte
 	n    int // bytes of a record's head
 	left int // bytes of its content
@@ -387,7 +389,8 @@ func eof(n int, err error) (int, error) {
 	return n, err
 }
 
-// cut reports whether a Read may have failed because of the limit. textproto does not always say so.
+// cut reports whether a Read may have failed because of the limit. textproto does not always say
+// so.
 func (c *conn) cut() bool { return c.limit >= 0 && c.total >= c.limit }
 
 // taken returns how many bytes have been taken from the buffer.
@@ -422,8 +425,8 @@ func (c *conn) readHead() (a answer, size int, err error) {
 	}
 }
 
-// writeAside writes out and body while the owner of c reads: a server need not read all of a request, or of
-// several, before its answers are read. It ends before wrote does.
+// writeAside writes out and body while the owner of c reads: a server need not read all of a
+// request, or of several, before its answers are read. It ends before wrote does.
 func (c *conn) writeAside() {
 	c.speak()
 	c.sent = true
@@ -449,11 +452,12 @@ func (c *conn) writeAside() {
 	}()
 }
 
-// writeGrace is how long the end of a request may come after that of its answer. net/http has the same.
+// writeGrace is how long the end of a request may come after that of its answer. net/http has the
+// same.
 const writeGrace = 50 * time.Millisecond
 
-// wrote waits for the end of what is written aside, but not for long after the answer, and no time at all
-// if there is none. It reports whether all has been written.
+// wrote waits for the end of what is written aside, but not for long after the answer, and no time
+// at all if there is none. It reports whether all has been written.
 func (c *conn) wrote(answered bool) bool {
 	if c.writing == nil {
 		return true

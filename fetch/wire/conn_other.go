@@ -7,7 +7,8 @@ import (
 	"syscall"
 )
 
-// socketOf returns none: what a socket has received can be told on Unix alone. So the others are not called.
+// socketOf returns none: what a socket has received can be told on Unix alone. So the others are
+// not called.
 func socketOf(net.Conn) (raw syscall.RawConn, bare bool) { return nil, false }
 
 func readNow(syscall.RawConn, []byte) (int, error) { panic("wire: no sockets") }

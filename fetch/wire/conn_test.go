@@ -122,7 +122,7 @@ func TestHandshakeTakesTooLong(t *testing.T) {
 		begun := time.Now()
 		res := get(t, c, "https://host.test/")
 		assert.ErrorIs(t, res.Err, fetch.ErrTimeout)
-		assert.ErrorContains(t, res.Err, "no TLS handshake in 10s")
+		assert.ErrorContains(t, res.Err, "no TLS handshake within 10s")
 		assert.Equal(t, 10*time.Second, time.Since(begun))
 	})
 }
@@ -147,7 +147,7 @@ func (w *withholder) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Of an answer that nobody has asked for, there may be half a TLS record before the next request.
+// Of an unsolicited response, there may be half a TLS record before the next request.
 func TestHalfRecord(t *testing.T) {
 	s := httptest.NewTLSServer(nil)
 	t.Cleanup(s.Close)

@@ -10,8 +10,8 @@ import (
 	"fetchbench/fetch/internal/rules"
 )
 
-// socketOf returns the socket that nc has; nil if it has none. Unless nc is bare it may do more than to read
-// and write on it, so that has to be left to nc.
+// socketOf returns the socket that nc has; nil if it has none. Unless nc is bare it may do more
+// than to read and write on it, so that has to be left to nc.
 func socketOf(nc net.Conn) (raw syscall.RawConn, bare bool) {
 	sc, ok := nc.(syscall.Conn)
 	if !ok {
@@ -51,8 +51,7 @@ func hasMore(raw syscall.RawConn) bool {
 // readSocket writes out, if there is something, and reads into p.
 //
 // All of it happens while the poller is ready to tell of what comes from now on: since there is
-// nothing to be read before the write, it will tell of the answer. So
-// none of the reads is in vain.
+// nothing to be read before the write, it will tell of the answer. So none of the reads is in vain.
 func (c *conn) readSocket(p []byte) (int, error) {
 	c.p, c.n, c.err, c.unasked = p, 0, nil, false
 	if c.step == nil {

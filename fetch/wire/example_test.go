@@ -37,15 +37,15 @@ func ExampleClient() {
 	// 200 GET /2 <nil>
 }
 
-// With a Batch and its Pipeline, requests to one host share a write. Limit counts requests: here
-// there are 8 writes under way, of 16 each.
+// With a Pipeline, requests to one host share a write. Limit counts requests: here there are 8
+// writes under way, of 16 each.
 func ExampleClient_DoBatch() {
 	server := pathServer()
 	defer server.Close()
 
 	client := &wire.Client{}
 	defer client.CloseIdleConnections()
-	f := fetch.Fetcher{Strategy: fetch.Batch{Limit: 128, Pipeline: 16}, Doer: client}
+	f := fetch.Fetcher{Strategy: fetch.Pipeline{Limit: 128, Depth: 16}, Doer: client}
 	good := 0
 	for r := range f.Fetch(context.Background(), func(yield func(fetch.Request) bool) {
 		for i := range 1000 {
@@ -69,14 +69,18 @@ func ExampleClient_DoBatch_trace() {
 
 	client := &wire.Client{}
 	defer client.CloseIdleConnections()
-	told := make(chan fetch.PipelineInfo, 1)
-	ctx := fetch.WithTrace(context.Background(), &fetch.Trace{PipelineOff: func(i fetch.PipelineInfo) { told <- i }})
-	f := fetch.Fetcher{Strategy: fetch.Batch{Limit: 4, Pipeline: 4}, Doer: client, Ordered: true}
-	for r := range f.Get(ctx, url+"/0", url+"/1", url+"/2", url+"/3", url+"/4") {
+	told := make(chan fetch.Event, 1)
+	f := fetch.Fetcher{Strategy: fetch.Pipeline{Limit: 4, Depth: 4}, Doer: client, Ordered: true}
+	f.Trace = func(e fetch.Event) {
+		if e.Kind == fetch.EventPipelineOff {
+			told <- e
+		}
+	}
+	for r := range f.Get(context.Background(), url+"/0", url+"/1", url+"/2", url+"/3", url+"/4") {
 		fmt.Println(r.Status, r.Attempts)
 	}
-	info := <-told
-	fmt.Println(info.Unanswered, "unanswered:", fetch.KindOf(info.Err), "- off for", info.Off)
+	e := <-told
+	fmt.Println(e.Unanswered, "unanswered:", fetch.KindOf(e.Err), "- off for", e.Duration)
 	// Output:
 	// 200 1
 	// 200 1
@@ -142,7 +146,7 @@ func ExampleClient_unixSocket() {
 func ExampleClient_shard() {
 	fetch.ShardMain(&wire.Client{}) // does not return in a child
 
-	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 4, Each: fetch.Batch{Limit: 256, Pipeline: 16}}}
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 4, Each: fetch.Pipeline{Limit: 256, Depth: 16}}}
 	fmt.Println(f.Strategy)
-	// Output: shard(4,batch(10000,256,16))
+	// Output: shard(4,pipeline(256,16))
 }

@@ -124,8 +124,8 @@ func (x *exchange) perform() (again bool, err error) {
 	}
 }
 
-// once is perform on one connection, which it gets, and gives back or drops. If fresh is set, that is a new one.
-// repeat tells that x may be sent again after err.
+// once is perform on one connection, which it gets, and gives back or drops. If fresh is set, that
+// is a new one. repeat tells that x may be sent again after err.
 func (x *exchange) once(fresh bool) (again, repeat bool, err error) {
 	c := x.client
 	conn, err := c.get(x.ctx, &x.target, x.end, fresh || c.suspects.Has(x.target.origin))
@@ -160,7 +160,7 @@ func (x *exchange) once(fresh bool) (again, repeat bool, err error) {
 // closed, when it was sent.
 func (x *exchange) mayRepeat(conn *conn, err error) bool {
 	_, limit := errors.AsType[rules.TimeoutError](err)
-	return !conn.heard && !limit && x.ctx.Err() == nil && (!conn.sent || isReplayable(x.method, x.header))
+	return !conn.heard && !limit && x.ctx.Err() == nil && (!conn.sent || rules.Repeatable(x.method, x.header))
 }
 
 // small is the size in bytes of the largest request that is put together before it is written.
@@ -203,7 +203,7 @@ func (x *exchange) receive(conn *conn) (again, keep bool, err error) {
 	if hasBody && a.length < 0 {
 		return x.receiveOdd(conn, begun)
 	}
-	x.result.Status = a.status
+	x.setStatus(a.status)
 	n := a.length
 	if !hasBody {
 		n = 0
@@ -211,7 +211,7 @@ func (x *exchange) receive(conn *conn) (again, keep bool, err error) {
 	keep = x.keeps(conn, a.keeps(), a.http11, a.length > 0)
 	if isRedirect(a.status) {
 		header := parseHeader(peek(conn.br)[:size])
-		x.result.SetHeader(header)
+		x.result.SetHeader(func() http.Header { return header })
 		again, err := x.follow(header)
 		if again || err != nil {
 			conn.br.Discard(size)
@@ -220,7 +220,7 @@ func (x *exchange) receive(conn *conn) (again, keep bool, err error) {
 	}
 	if limits.MaxBody >= 0 && n > limits.MaxBody || n > rules.TrustedLength {
 		head := append([]byte(nil), peek(conn.br)[:size]...)
-		x.result.SetHeaderFunc(func() http.Header { return parseHeader(head) })
+		x.result.SetHeader(func() http.Header { return parseHeader(head) })
 		conn.br.Discard(size)
 		if limits.MaxBody >= 0 && n > limits.MaxBody {
 			return false, false, rules.TooLargeError(limits.MaxBody)
@@ -236,7 +236,7 @@ func (x *exchange) receive(conn *conn) (again, keep bool, err error) {
 	head := b[:size:size]
 	m := copy(b, peek(conn.br))
 	conn.br.Discard(m)
-	x.result.SetHeaderFunc(func() http.Header { return parseHeader(head) })
+	x.result.SetHeader(func() http.Header { return parseHeader(head) })
 	if m < len(b) {
 		if _, err := io.ReadFull(conn.br, b[m:]); err != nil {
 			if err == io.EOF {
@@ -275,8 +275,8 @@ func (x *exchange) receiveOdd(conn *conn, begun int64) (again, keep bool, err er
 	}
 	conn.limit, conn.rolling = -1, true
 	conn.listen()
-	x.result.Status = resp.StatusCode
-	x.result.SetHeader(resp.Header)
+	x.setStatus(resp.StatusCode)
+	x.result.SetHeader(func() http.Header { return resp.Header })
 	hasBody := rules.HasBody(x.method, resp.StatusCode)
 	toTheEnd := hasBody && resp.ContentLength < 0 && len(resp.TransferEncoding) == 0
 	length := resp.Header.Get("Content-Length")
@@ -318,8 +318,16 @@ func (x *exchange) receiveOdd(conn *conn, begun int64) (again, keep bool, err er
 	return false, keep, nil
 }
 
-// keeps reports whether conn can serve another request after an answer whose head says so, and notes what
-// that tells of the host. announced tells that it has a Content-Length over 0.
+// setStatus notes that a response has come, and from where.
+func (x *exchange) setStatus(status int) {
+	x.result.Status = status
+	if x.hops > 0 {
+		x.result.URL = x.hop.URL.String()
+	}
+}
+
+// keeps reports whether conn can serve another request after an answer whose head says so, and
+// notes what that tells of the host. announced tells that it has a Content-Length over 0.
 func (x *exchange) keeps(conn *conn, keep, http11, announced bool) bool {
 	if x.result.Status == http.StatusNoContent && announced {
 		x.client.suspects.Add(conn.host.origin) // the body may follow, though a 204 has none
@@ -376,11 +384,11 @@ func (x *exchange) forget() {
 
 func isRedirect(status int) bool { return status >= 301 && status <= 308 }
 
-// mostDrained is how many bytes of a body that nobody wants are read, so that the
-// connection can serve the next request.
+// mostDrained is how many bytes of an unwanted body are read, so that the connection can serve the
+// next request.
 const mostDrained = 16 << 10
 
-// drained reads a body of n bytes that nobody wants, and reports whether it has.
+// drained reads an unwanted body of n bytes, and reports whether it has.
 func drained(conn *conn, n int64) bool {
 	if n > mostDrained {
 		return false

@@ -13,23 +13,25 @@ import (
 	"fetchbench/fetch/internal/rules"
 )
 
-// maxWrite is the size in bytes up to which requests are written together. A socket has room for so much, as
-// a rule.
+// maxWrite is the size in bytes up to which requests are written together. A socket has room for so
+// much, as a rule.
 const maxWrite = 16 << 10
 
 // DoBatch implements [fetch.BatchDoer]: it writes as many of reqs at once as it may, and
 // reads their answers in order.
 //
-// Those are requests to the host of the first, without a body, that may be sent again (see [Client]); and
-// only when that host has answered before on a connection that was kept. The others are performed one at
-// a time; so are those whose answers many a server gets wrong: HEAD and conditional requests (If-None-Match and
-// the like). Of what was written together, a request that has no answer when the connection ends or fails is
-// sent again by itself, and counts another attempt. If the server had not announced that, the host gets
-// one request at a time for a minute, and [fetch.Trace].PipelineOff is told, of each connection.
+// Those are requests to the host of the first, without a body, that may be sent twice (see
+// [fetch.Retry]); and only when that host has answered before on a connection that was kept. The
+// others are performed one at a time; so are those whose answers many a server gets wrong: HEAD and
+// conditional requests (If-None-Match and the like). Of what was written together, a request that
+// has no answer when the connection ends or fails is sent again by itself, and counts another
+// attempt. If the server had not announced that, the host gets one request at a time for a minute,
+// and [fetch.EventPipelineOff] tells it, for each connection.
 //
-// The Timeout of each begins when the answer before it has been yielded, and its Duration when it is written:
-// a slow answer delays those that were written after it, and a server that has fallen silent may cost each of them
-// its Timeout. While yield runs it holds a connection, so it must not call c.
+// The Timeout of each begins when the answer before it has been yielded, and its Duration when it
+// is written: a slow answer delays those that were written after it, and a server that has fallen
+// silent may cost each of them its Timeout. While yield runs it holds a connection, so it must not
+// call c.
 func (c *Client) DoBatch(ctx context.Context, reqs []*fetch.Request, yield func(fetch.Result)) {
 	c.once.Do(c.init)
 	now := time.Now()
@@ -73,7 +75,7 @@ func (c *Client) DoBatch(ctx context.Context, reqs []*fetch.Request, yield func(
 
 // mayShare reports whether x may be written together with others.
 func (x *exchange) mayShare() bool {
-	if len(x.body) > 0 || x.closes || x.method == http.MethodHead || !isReplayable(x.method, x.header) {
+	if len(x.body) > 0 || x.closes || x.method == http.MethodHead || !rules.Repeatable(x.method, x.header) {
 		return false
 	}
 	for name := range x.header {
@@ -104,8 +106,8 @@ func (c *Client) mayPipeline(origin string) bool {
 	return c.isProven(origin) && !c.unpiped.Has(origin) && !c.suspects.Has(origin)
 }
 
-// pipeline writes as many requests of window together as it may, and yields those of their answers that come. It
-// returns those requests that have to go on by themselves, and the rest of window.
+// pipeline writes as many requests of window together as it may, and yields those of their answers
+// that come. It returns those requests that have to go on by themselves, and the rest of window.
 func (c *Client) pipeline(ctx context.Context, window []*exchange, yield func(fetch.Result)) (alone, rest []*exchange) {
 	for fresh := false; ; {
 		var last *exchange
@@ -128,8 +130,8 @@ func (c *Client) pipeline(ctx context.Context, window []*exchange, yield func(fe
 // errLost is that of a kept connection which was closed just when a window was written to it.
 var errLost = errors.New("closed")
 
-// together is pipeline on one connection. The last of the results is for the caller to yield: who gets
-// that may begin with the next requests, for which the connection is free now.
+// together is pipeline on one connection. The last of the results is for the caller to yield: who
+// gets that may begin with the next requests, for which the connection is free now.
 func (c *Client) together(ctx context.Context, window []*exchange, fresh bool, yield func(fetch.Result)) (alone, rest []*exchange, last *exchange, err error) {
 	first := window[0]
 	first.begin(time.Now())
@@ -219,8 +221,8 @@ func sentAgain(xs []*exchange) []*exchange {
 	return xs
 }
 
-// isFinal reports whether x, which was written together with others, would fare no better by itself: the
-// server has sent what is no good, or has taken too long over it.
+// isFinal reports whether x, which was written together with others, would fare no better by
+// itself: the server has sent what is no good, or has taken too long over it.
 func (x *exchange) isFinal(err error, own bool) bool {
 	switch fetch.NewError(x.ctx, nil, err).Kind {
 	case fetch.ErrTooLarge, fetch.ErrDecode, fetch.ErrRedirect, fetch.ErrCanceled:
@@ -231,16 +233,15 @@ func (x *exchange) isFinal(err error, own bool) bool {
 	return false
 }
 
-// unpipe has the host of conn get one request at a time for a while, since so many of what was written
-// together had no answer.
+// unpipe has the host of conn get one request at a time for a while, since so many of what was
+// written together had no answer.
 func (c *Client) unpipe(ctx context.Context, conn *conn, x *exchange, unanswered int, err error) {
 	c.unpiped.Add(conn.host.origin)
-	if t := fetch.ContextTrace(ctx); t != nil && t.PipelineOff != nil {
-		t.PipelineOff(fetch.PipelineInfo{
-			Host:       conn.host.origin,
-			Unanswered: unanswered,
-			Err:        fetch.NewError(ctx, x.result.Request, err),
-			Off:        rules.Distrust,
-		})
-	}
+	fetch.Emit(ctx, fetch.Event{
+		Kind:       fetch.EventPipelineOff,
+		Host:       conn.host.origin,
+		Unanswered: unanswered,
+		Err:        fetch.NewError(ctx, x.result.Request, err),
+		Duration:   rules.Distrust,
+	})
 }

@@ -133,7 +133,7 @@ func TestPipeline(t *testing.T) {
 	}
 
 	// By way of the strategy.
-	f := fetch.Fetcher{Strategy: fetch.Batch{Size: 100, Limit: 32, Pipeline: 8}, Doer: c}
+	f := fetch.Fetcher{Strategy: fetch.Pipeline{Limit: 32, Depth: 8}, Doer: c}
 	n := 0
 	for r := range f.Fetch(t.Context(), func(yield func(fetch.Request) bool) {
 		for i := range 1000 {
@@ -204,7 +204,7 @@ func TestPipelineOfAllSorts(t *testing.T) {
 		{URL: url + "/9", Header: http.Header{"if-None-Match": {"x"}}},
 	})
 	assert.ErrorIs(t, got["/%zz/5"].Err, fetch.ErrBadURL)
-	assert.Equal(t, 2, w.take()[0], "requests in the first write")
+	assert.Equal(t, 3, w.take()[0], "requests in the first write: 1, 6 and 8")
 	delete(got, "/%zz/5")
 	want := map[string]string{"/1": "GET/1", "/2": "POST/2body", "/3": "", "/4": "GET/4", "/6": "PUT/6", "/7": "GET/7", "/8": "OPTIONS/8", "/9": "GET/9"}
 	for path, res := range got {
@@ -248,8 +248,8 @@ func TestPipelineBroken(t *testing.T) {
 			client := closing(t, &wire.Client{MaxBody: 100})
 			require.NoError(t, get(t, client, url).Err)
 			w.take()
-			var told []fetch.PipelineInfo
-			ctx := fetch.WithTrace(t.Context(), &fetch.Trace{PipelineOff: func(i fetch.PipelineInfo) { told = append(told, i) }})
+			var told []fetch.Event
+			ctx := wire.Tracing(t, func(e fetch.Event) { told = append(told, e) })
 			got := batch(t, ctx, client, url, some...)
 			assert.Equal(t, 2, got["/7"].Attempts, "those that were not answered are sent again")
 			assert.Equal(t, 1, got["/1"].Attempts, "those that were answered are not")
@@ -272,7 +272,7 @@ func TestPipelineBroken(t *testing.T) {
 				assert.Equal(t, url, told[0].Host)
 				assert.Equal(t, 6, told[0].Unanswered)
 				assert.Error(t, told[0].Err)
-				assert.Equal(t, time.Minute, told[0].Off)
+				assert.Equal(t, time.Minute, told[0].Duration)
 			}
 			requireOK(t, batch(t, ctx, client, url, some...))
 			assert.Equal(t, []int{1, 1, 1, 1, 1, 1, 1, 1}, w.take(), "requests in each write, while the host is known not to get on with several")
@@ -296,7 +296,7 @@ func TestPipelineDropped(t *testing.T) {
 	c := closing(t, &wire.Client{IdleRead: 100 * time.Millisecond})
 	require.NoError(t, get(t, c, url).Err)
 	told := 0
-	ctx := fetch.WithTrace(t.Context(), &fetch.Trace{PipelineOff: func(i fetch.PipelineInfo) { told++ }})
+	ctx := wire.Tracing(t, func(fetch.Event) { told++ })
 	requireOK(t, batch(t, ctx, c, url, some...))
 	requireOK(t, batch(t, ctx, c, url, some...))
 	assert.Equal(t, 1, told)
@@ -362,7 +362,7 @@ func TestPipelineRedirect(t *testing.T) {
 	assert.EqualValues(t, 1, conns.Load())
 }
 
-// A window of large requests is not written in one piece: nobody might be reading.
+// A window of large requests is not written in one piece: the server might not be reading.
 func TestPipelineOfLargeRequests(t *testing.T) {
 	large := strings.Repeat("x", 60_000)
 	url, _ := serve(t, each(func(r *http.Request) string { return answer(r.URL.Path + strings.Repeat("y", 200_000)) }))
@@ -470,7 +470,7 @@ func TestPipelineOnClosedConnections(t *testing.T) {
 	t.Cleanup(s.Close)
 	c := closing(t, &wire.Client{})
 	told := 0
-	ctx := fetch.WithTrace(t.Context(), &fetch.Trace{PipelineOff: func(i fetch.PipelineInfo) { told++ }})
+	ctx := wire.Tracing(t, func(fetch.Event) { told++ })
 	for range 50 {
 		requireOK(t, batch(t, ctx, c, s.URL, some...))
 		s.CloseClientConnections()
@@ -478,7 +478,7 @@ func TestPipelineOnClosedConnections(t *testing.T) {
 	assert.Zero(t, told)
 }
 
-// A panic in yield reaches the caller, and the connection with answers on it serves nobody else.
+// A panic in yield reaches the caller, and the connection with answers on it serves no other request.
 func TestPipelineYieldPanics(t *testing.T) {
 	url, _ := serve(t, each(func(r *http.Request) string { return answer(r.URL.Path) }))
 	c := closing(t, &wire.Client{})
@@ -496,7 +496,7 @@ func TestPipelineBreak(t *testing.T) {
 	var taken atomic.Int64
 	for i := range 30 {
 		ctx, cancel := context.WithCancel(t.Context())
-		f := fetch.Fetcher{Strategy: fetch.Batch{Limit: 64, Pipeline: 16}, Doer: c}
+		f := fetch.Fetcher{Strategy: fetch.Pipeline{Limit: 64, Depth: 16}, Doer: c}
 		n := 0
 		for r := range f.Fetch(ctx, func(yield func(fetch.Request) bool) {
 			taken.Store(0)
@@ -533,11 +533,15 @@ func TestPipelineInShard(t *testing.T) {
 	url, _ := serve(t, w.inWindows(func(conn io.Writer, path string, i, n int) bool {
 		return (n == 1 || !strings.HasSuffix(path, "7")) && echo(conn, path, i, n)
 	}))
-	var told []fetch.PipelineInfo
-	ctx := fetch.WithTrace(t.Context(), &fetch.Trace{PipelineOff: func(i fetch.PipelineInfo) { told = append(told, i) }})
-	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1, Each: fetch.Batch{Limit: 16, Pipeline: 8}}}
+	var told []fetch.Event
+	f := fetch.Fetcher{Strategy: fetch.Shard{Processes: 1, Each: fetch.Pipeline{Limit: 16, Depth: 8}}}
+	f.Trace = func(e fetch.Event) {
+		if e.Kind == fetch.EventPipelineOff {
+			told = append(told, e)
+		}
+	}
 	n := 0
-	for r := range f.Fetch(ctx, func(yield func(fetch.Request) bool) {
+	for r := range f.Fetch(t.Context(), func(yield func(fetch.Request) bool) {
 		for i := range 100 {
 			if !yield(fetch.Request{URL: fmt.Sprint(url, "/", i)}) {
 				return

@@ -111,17 +111,8 @@ func asksToClose(h http.Header) bool {
 	return false
 }
 
-// isReplayable reports whether a request may be sent again if nobody knows whether it has been
-// performed: by its method (RFC 9110 §9.2.2), as far as net/http does, or since the caller says so.
-func isReplayable(method string, h http.Header) bool {
-	switch method {
-	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
-		return true
-	}
-	return len(h["Idempotency-Key"]) > 0 || len(h["X-Idempotency-Key"]) > 0
-}
-
-// withBasicAuth returns h with the user and password of a URL, unless it has an Authorization of its own.
+// withBasicAuth returns h with the user and password of a URL, unless it has an Authorization of
+// its own.
 func withBasicAuth(h http.Header, user, password string) http.Header {
 	if h.Get("Authorization") != "" {
 		return h

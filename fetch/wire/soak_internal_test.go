@@ -2,7 +2,6 @@ package wire
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -36,9 +35,9 @@ func TestPipelineSoak(t *testing.T) {
 		running.Go(func() {
 			c := &Client{}
 			defer c.CloseIdleConnections()
-			ctx := fetch.WithTrace(context.Background(), &fetch.Trace{PipelineOff: func(fetch.PipelineInfo) {
+			ctx := tracing(t, func(fetch.Event) {
 				c.unpiped = new(rules.Suspects[string]) // or little would be written together
-			}})
+			})
 			for w := range most {
 				reqs := make([]*fetch.Request, each)
 				for i := range reqs {

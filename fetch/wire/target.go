@@ -15,8 +15,8 @@ type target struct {
 	path   string // with the query: what stands in the request line
 }
 
-// split takes raw apart, if it is a URL of the usual kind, of which nothing has to be changed before it is
-// sent: rules.ParseURL would accept it, and its String and RequestURI return the same.
+// split takes raw apart, if it is a URL of the usual kind, of which nothing has to be changed
+// before it is sent: rules.ParseURL would accept it, and its String and RequestURI return the same.
 func split(raw string) (t target, ok bool) {
 	begin := len("http://")
 	switch {
@@ -93,7 +93,8 @@ func isASCII(s string) bool {
 
 func (t *target) secure() bool { return strings.HasPrefix(t.origin, "https") }
 
-// withoutZone returns host less the zone of an IPv6 address, which means something on this machine only.
+// withoutZone returns host less the zone of an IPv6 address, which means something on this machine
+// only.
 func withoutZone(host string) string {
 	if !strings.HasPrefix(host, "[") {
 		return host

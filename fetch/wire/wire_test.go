@@ -3,6 +3,7 @@ package wire_test
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -88,24 +89,27 @@ type over struct {
 	doer fetch.Doer
 }
 
-func (o over) Run(ctx context.Context, _ fetch.Doer, reqs iter.Seq[*fetch.Request]) iter.Seq[fetch.Result] {
-	return o.Strategy.Run(ctx, o.doer, reqs)
+func (o over) Start(ctx context.Context, _ fetch.Doer) fetch.Executor {
+	return o.Strategy.Start(ctx, o.doer)
 }
 
-func (o over) Bounds() (inFlight, ahead int) { return o.Strategy.(fetch.Bounded).Bounds() }
+func (o over) Remote() string { return "it is given to the strategy" }
 
 func TestStrategies(t *testing.T) {
 	for _, s := range []fetch.Strategy{
-		fetch.Serial{}, fetch.Threads{Limit: 3}, fetch.Pool{Workers: 3}, fetch.Semaphore{Limit: 5}, fetch.Batch{Size: 10, Limit: 4},
+		fetch.Serial{}, fetch.Threads{Limit: 3}, fetch.Pool{Workers: 3}, fetch.Semaphore{Limit: 5}, fetch.Batch{Size: 10, Each: fetch.Pool{Workers: 4}},
 	} {
 		t.Run(s.String(), func(t *testing.T) {
 			c := &wire.Client{Timeout: -1, IdleRead: -1}
 			defer c.CloseIdleConnections()
 			fetchtest.TestStrategy(t, over{s, fetchtest.RemoteOver(c)})
+			if s == (fetch.Pool{Workers: 3}) {
+				fetchtest.TestFetcher(t, over{s, fetchtest.RemoteOver(c)})
+			}
 		})
 	}
 	t.Run("in a Shard", func(t *testing.T) {
-		fetchtest.TestStrategy(t, fetch.Shard{Processes: 2, Each: fetch.Pool{Workers: 2}})
+		fetchtest.TestFetcher(t, fetch.Shard{Processes: 2, Each: fetch.Pool{Workers: 2}})
 	})
 }
 
@@ -286,6 +290,110 @@ func TestRequest(t *testing.T) {
 	assert.Equal(t, []string{"0"}, got.Header["Content-Length"])
 }
 
+// A request that finds its kept connection closed is sent again if it may be sent twice, by the rule
+// that Retry and Shard have, too.
+func TestSentAgain(t *testing.T) {
+	url, conns := serve(t, func(conn net.Conn, br *bufio.Reader) {
+		for first := true; ; first = false {
+			r, err := http.ReadRequest(br)
+			if err != nil {
+				return
+			}
+			if body, err := io.ReadAll(r.Body); err != nil || !first {
+				return // as if it had been restarted: it may have done what was asked
+			} else if r.Method == http.MethodHead {
+				io.WriteString(conn, answer(""))
+			} else {
+				io.WriteString(conn, answer(r.Method+string(body)))
+			}
+		}
+	})
+	key := func(name string) http.Header { return http.Header{name: {"1"}} }
+	for _, c := range []struct {
+		method string
+		header http.Header
+		body   string
+		again  bool
+	}{
+		{"", nil, "", true},
+		{"GET", nil, "", true},
+		{"get", nil, "", true},
+		{"HEAD", nil, "", true},
+		{"OPTIONS", nil, "", true},
+		{"TRACE", nil, "", true},
+		{"PUT", nil, "a body", true},
+		{"put", nil, "a body", true},
+		{"DELETE", nil, "", true},
+		{"POST", nil, "a body", false},
+		{"PATCH", nil, "a body", false},
+		{"PURGE", nil, "", false},
+		{"POST", key("Idempotency-Key"), "a body", true},
+		{"POST", key("idempotency-key"), "a body", true},
+		{"PATCH", key("X-Idempotency-Key"), "", true},
+	} {
+		before := conns.Load()
+		client := closing(t, &wire.Client{})
+		require.NoError(t, get(t, client, url).Err)
+		res := client.Do(t.Context(), &fetch.Request{Method: c.method, URL: url, Header: c.header, Body: []byte(c.body)})
+		if !c.again {
+			assert.ErrorIs(t, res.Err, fetch.ErrReset, "%v", c)
+			assert.Equal(t, 1, res.Attempts, "%v", c)
+			assert.EqualValues(t, 1, conns.Load()-before, "connections for %v", c)
+			continue
+		}
+		require.NoError(t, res.Err, "%v", c)
+		assert.Equal(t, 2, res.Attempts, "%v", c)
+		if c.method != "HEAD" {
+			assert.Equal(t, cmp.Or(c.method, "GET")+c.body, string(res.Body), "%v", c)
+		}
+		assert.EqualValues(t, 2, conns.Load()-before, "connections for %v", c)
+	}
+}
+
+// Why an address is refused is shown as Allow says it, quotation marks included.
+func TestAllowSaysWhy(t *testing.T) {
+	refused := errors.New(`rule "inside" of "rules.txt" refuses it`)
+	c := closing(t, &wire.Client{Allow: func(netip.AddrPort) error { return refused }})
+	res := get(t, c, "http://user:s3cret@127.0.0.1:1/?s3cret")
+	assert.ErrorIs(t, res.Err, refused)
+	assert.EqualError(t, res.Err, `fetch: http://127.0.0.1:1/: address refused: 127.0.0.1:1: rule "inside" of "rules.txt" refuses it`)
+}
+
+// Where the response came from, and what is wrong with a URL, all engines say alike.
+func TestURLs(t *testing.T) {
+	c := closing(t, &wire.Client{})
+	other, _ := serve(t, each(func(r *http.Request) string { return answer(r.URL.Path) }))
+	url, _ := serve(t, each(func(r *http.Request) string {
+		to := r.URL.Query().Get("to")
+		if to == "" {
+			return answer(r.URL.Path)
+		}
+		return "HTTP/1.1 302 Found\r\nLocation: " + to + "\r\nContent-Length: 0\r\n\r\n"
+	}))
+	nowhere := "http://127.0.0.1:1/"
+	for _, hop := range []struct {
+		url, want string
+		kind      fetch.Kind
+	}{
+		{url + "/a", "", ""}, // the Fetcher fills it in
+		{url + "/?to=/a", url + "/a", ""},
+		{url + "/?to=/%3Fto=/b%2523c", url + "/b#c", ""},
+		{url + "/?to=" + other + "/a", other + "/a", ""},
+		{url + "/?to=" + nowhere, "", fetch.ErrDial}, // the redirect is all that came
+		{url + "/?to=/%3Fto=" + nowhere, url + "/?to=" + nowhere, fetch.ErrDial},
+		{nowhere, "", fetch.ErrDial},
+	} {
+		res := get(t, c, hop.url)
+		assert.Equal(t, hop.kind, fetch.KindOf(res.Err), "%s: %v", hop.url, res.Err)
+		assert.Equal(t, hop.want, res.URL, hop.url)
+	}
+	for _, url := range []string{"127.0.0.1:8080/ping", "localhost:8080/x", "example.com/"} {
+		res := get(t, c, url)
+		require.ErrorIs(t, res.Err, fetch.ErrBadURL)
+		assert.ErrorContains(t, res.Err, "no scheme: it has to begin with http:// or https://")
+	}
+}
+
 // A server may answer before it has read the request, and read no more of it.
 func TestAnswerBeforeTheRequestEnds(t *testing.T) {
 	for name, end := range map[string]func(conn net.Conn){
@@ -352,13 +460,13 @@ func TestLimitsOfTime(t *testing.T) {
 	for _, path := range []string{"/silent", "/stops"} {
 		res := get(t, patient, url+path)
 		require.ErrorIs(t, res.Err, fetch.ErrTimeout)
-		assert.ErrorContains(t, res.Err, "the server sent nothing for 150ms")
+		assert.ErrorContains(t, res.Err, "the server sent nothing for 150ms: see IdleRead")
 	}
 	hurried := closing(t, &wire.Client{Timeout: 100 * time.Millisecond})
 	for _, path := range []string{"/silent", "/slow", "/chunks"} {
 		res := get(t, hurried, url+path)
 		require.ErrorIs(t, res.Err, fetch.ErrTimeout)
-		assert.ErrorContains(t, res.Err, "no whole answer in 100ms")
+		assert.ErrorContains(t, res.Err, "no complete response within 100ms: see Timeout")
 		assert.ErrorIs(t, res.Err, context.DeadlineExceeded)
 	}
 	// A deadline that was set for one request must not be that of the next.
@@ -448,7 +556,7 @@ func TestMaxConnsPerHost(t *testing.T) {
 	assert.EqualValues(t, 1, conns.Load())
 }
 
-// Connections are used again, the last one first, and closed when nobody has used them for a while.
+// Connections are used again, the last one first, and closed when they have been idle for a while.
 func TestIdleTimeout(t *testing.T) {
 	server := fetchtest.NewServer(t, fetchtest.Latency(20*time.Millisecond))
 	var open atomic.Int64
@@ -557,7 +665,7 @@ func TestCancel(t *testing.T) {
 		<-r.Context().Done()
 	}))
 	t.Cleanup(server.Close)
-	for _, s := range []fetch.Strategy{fetch.Serial{}, fetch.Pool{}, fetch.Batch{Limit: 64, Pipeline: 16}} {
+	for _, s := range []fetch.Strategy{fetch.Serial{}, fetch.Pool{}, fetch.Pipeline{Limit: 64, Depth: 16}} {
 		t.Run(s.String(), func(t *testing.T) {
 			c := closing(t, &wire.Client{})
 			require.NoError(t, get(t, c, server.URL+"/quick").Err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"sync"
 )
 
@@ -17,7 +18,9 @@ func HasBody(method string, status int) bool {
 // A TooLargeError is that of a body which is larger than so many bytes.
 type TooLargeError int64
 
-func (e TooLargeError) Error() string { return fmt.Sprintf("more than %d bytes", int64(e)) }
+func (e TooLargeError) Error() string {
+	return fmt.Sprintf("more than %d bytes: see MaxBody", int64(e))
+}
 
 // TrustedLength is the length in bytes up to which a server's claim of how long the
 // body will be is enough to make a buffer of that size.
@@ -63,11 +66,18 @@ func ReadAll(r io.Reader, most int64) ([]byte, error) {
 	}
 }
 
-// Idempotent reports whether a request with this method may be sent twice (RFC 9110 §9.2.2).
-func Idempotent(method string) bool {
-	switch method {
-	case "", "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
-		return true
+// Repeatable reports whether a request may be sent twice: it is idempotent by its method, in any
+// case of letters (RFC 9110 §9.2.2), or has an Idempotency-Key.
+func Repeatable(method string, header http.Header) bool {
+	for _, m := range []string{"", "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"} {
+		if strings.EqualFold(method, m) {
+			return true
+		}
+	}
+	for name, values := range header {
+		if len(values) > 0 && (strings.EqualFold(name, "Idempotency-Key") || strings.EqualFold(name, "X-Idempotency-Key")) {
+			return true
+		}
 	}
 	return false
 }

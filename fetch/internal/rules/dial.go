@@ -18,7 +18,7 @@ type DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error
 type Dialer struct {
 	Dial      DialFunc
 	Allow     func(netip.AddrPort) error // may be nil
-	CloseIdle func()                     // closes connections that nobody uses
+	CloseIdle func()                     // closes idle connections
 	Patience  time.Duration              // with what this machine lacks: see [Patience]
 }
 
@@ -92,7 +92,7 @@ func DialTCP(ctx context.Context, network, addr string) (net.Conn, error) {
 }
 
 // refusal returns why allow does not allow address, or nil. It may be called on a goroutine of
-// net/http's, where nobody could recover from a panic.
+// net/http's, where a panic would end the program.
 func refusal(allow func(netip.AddrPort) error, address string) (err error) {
 	defer func() {
 		if v := recover(); v != nil {

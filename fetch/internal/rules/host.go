@@ -2,6 +2,7 @@ package rules
 
 import (
 	"cmp"
+	"net"
 	"net/netip"
 	"strings"
 )
@@ -21,6 +22,9 @@ func Origin(raw string) string {
 
 // A Host is who answers a URL, however that is spelled: a name or address, and a port. It need not be valid.
 type Host struct{ Name, Port string }
+
+// String returns name:port.
+func (h Host) String() string { return net.JoinHostPort(h.Name, h.Port) }
 
 // HostOf returns the Host of raw.
 func HostOf(raw string) Host {

@@ -39,18 +39,18 @@ func (TimeoutError) Temporary() bool { return true }
 
 // TookTooLong is the error of an attempt that took longer than Timeout.
 func TookTooLong(timeout time.Duration) error {
-	return TimeoutError{fmt.Errorf("no whole answer in %v", timeout)}
+	return TimeoutError{fmt.Errorf("no complete response within %v: see Timeout", timeout)}
 }
 
 // Handshake is how long a TLS handshake may take.
 const Handshake = 10 * time.Second
 
 // NoHandshake is the error of an attempt whose TLS handshake took longer.
-var NoHandshake error = TimeoutError{fmt.Errorf("no TLS handshake in %v", Handshake)}
+var NoHandshake error = TimeoutError{fmt.Errorf("no TLS handshake within %v", Handshake)}
 
 // WasSilent is the error of an attempt whose server was silent for longer than IdleRead.
 func WasSilent(idle time.Duration) error {
-	return TimeoutError{fmt.Errorf("the server sent nothing for %v", idle)}
+	return TimeoutError{fmt.Errorf("the server sent nothing for %v: see IdleRead", idle)}
 }
 
 // CheckHead returns what is odd about the head of an answer that net/http accepts, or nil.

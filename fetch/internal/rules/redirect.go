@@ -49,7 +49,7 @@ func (r *Redirects) Next(hop *Hop, n int, callers http.Header, status int, heade
 		return nil, errors.New("two different Locations")
 	}
 	if n >= r.Max {
-		return nil, fmt.Errorf("more than %d redirects", r.Max)
+		return nil, fmt.Errorf("more than %d redirects: see MaxRedirects", r.Max)
 	}
 	u, err := hop.URL.Parse(location)
 	if err == nil {

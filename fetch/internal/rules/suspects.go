@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Distrust is how long an origin that has sent what nobody asked for is thought capable of it. It
+// Distrust is how long an origin that has sent an unsolicited response is thought capable of it. It
 // gets a new connection for each request meanwhile.
 const Distrust = time.Minute
 
@@ -21,8 +21,8 @@ type Suspects[O comparable] struct {
 	until map[O]time.Time
 }
 
-// Add adds o, and returns until when it is distrusted.
-func (s *Suspects[O]) Add(o O) (until time.Time) {
+// Add adds o.
+func (s *Suspects[O]) Add(o O) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
@@ -34,22 +34,18 @@ func (s *Suspects[O]) Add(o O) (until time.Time) {
 	if s.until == nil {
 		s.until = make(map[O]time.Time)
 	}
-	until = now.Add(Distrust)
-	s.until[o] = until
+	s.until[o] = now.Add(Distrust)
 	s.any.Store(true)
-	return until
 }
 
 // Has reports whether o is distrusted.
 func (s *Suspects[O]) Has(o O) bool {
-	return s.any.Load() && time.Now().Before(s.Until(o))
-}
-
-// Until returns until when o is distrusted; the zero time if it is not known.
-func (s *Suspects[O]) Until(o O) time.Time {
+	if !s.any.Load() {
+		return false
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.until[o]
+	return time.Now().Before(s.until[o])
 }
 
 // Len returns how many origins are known.

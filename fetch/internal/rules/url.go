@@ -18,6 +18,9 @@ const MaxURL = 64 << 10
 // is returned beside it. Its errors quote nothing of raw, which may have a password anywhere.
 func ParseURL(raw string) (*url.URL, *url.Userinfo, error) {
 	u, err := url.Parse(raw)
+	if raw != "" && !strings.Contains(raw, "://") && (err != nil || u.Scheme == "" || isPort(u.Opaque)) {
+		return nil, nil, errors.New("no scheme: it has to begin with http:// or https://")
+	}
 	if err != nil {
 		return nil, nil, errors.New("malformed")
 	}
@@ -28,6 +31,10 @@ func ParseURL(raw string) (*url.URL, *url.Userinfo, error) {
 	clean(u)
 	return u, user, nil
 }
+
+// isPort reports whether opaque begins like a port: url.Parse takes localhost:8080 for a scheme and
+// what follows it.
+func isPort(opaque string) bool { return opaque != "" && '0' <= opaque[0] && opaque[0] <= '9' }
 
 // clean removes from u, or escapes, what must not be sent.
 func clean(u *url.URL) {
@@ -47,8 +54,6 @@ func checkURL(raw string, u *url.URL) error {
 	}
 	switch u.Scheme {
 	case "http", "https":
-	case "":
-		return errors.New("no scheme: it has to begin with http:// or https://")
 	default:
 		return errors.New("the scheme is neither http nor https")
 	}

@@ -1,0 +1,54 @@
+package fetch
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"fetchbench/fetch/internal/rules"
+)
+
+// An HTTPClient is a [Doer] that performs requests by an [http.Client], with that one's transport,
+// cookies, redirect policy and timeout. It is as fast and safe as the client is; of the promises in
+// SECURITY.md it keeps those about errors and bodies, but what a proxy answers to CONNECT is in the
+// error. The zero value is ready.
+//
+// A transport that was not tuned throws most connections away: see [NewTransport].
+type HTTPClient struct {
+	// Client performs the requests. nil means [http.DefaultClient].
+	Client *http.Client
+	// Timeout bounds one attempt from its start to the end of the body, redirects included, beside
+	// the Client's own. 0 means no limit.
+	Timeout time.Duration
+	// MaxBody is the size in bytes of the largest body that is accepted, counted after decompression;
+	// a larger one is an [ErrTooLarge]. 0 means 10 MiB; a negative value, no limit.
+	MaxBody int64
+}
+
+// Do implements [Doer].
+func (c HTTPClient) Do(ctx context.Context, req *Request) Result {
+	a := newAttempt(ctx, c.Timeout, 0)
+	defer a.stop()
+	return a.perform(a, req, false, func(hreq *http.Request, res *Result) error {
+		hreq.Header = hreq.Header.Clone() // a cookie jar writes to it
+		resp, err := cmp.Or(c.Client, http.DefaultClient).Do(hreq)
+		if err != nil && resp != nil { // only if its redirect policy refused
+			res.setHead(resp)
+			return &Error{Kind: ErrRedirect, Err: redact(errors.Unwrap(err))}
+		}
+		if err == nil {
+			err = checkHead(resp)
+		}
+		if err != nil {
+			return err
+		}
+		return res.receive(a, resp, rules.Limits{MaxBody: c.MaxBody}.OrDefault().MaxBody)
+	})
+}
+
+// CloseIdleConnections closes the client's connections that no request is using.
+func (c HTTPClient) CloseIdleConnections() {
+	cmp.Or(c.Client, http.DefaultClient).CloseIdleConnections()
+}
