@@ -15,8 +15,9 @@ const (
 	// EventStart: an attempt of Request was submitted to the strategy, which starts it at once or,
 	// without PerHost and Rate, when it has a worker free.
 	EventStart EventKind = "start"
-	// EventRetry: an attempt of Request ended in Status and Err, and there will be another one after
-	// Duration. Attempts counts those there were.
+	// EventRetry: an attempt of Request ended in Status and Err, and Retry wants another one after
+	// Duration. Attempts counts those there were. There is none if the host goes down meanwhile and
+	// stays so. A request that a host refused, and that PerHost holds, is not told.
 	EventRetry EventKind = "retry"
 	// EventEnd: Request has its result, which is about to be handed out: Status, Err, Attempts, and
 	// Duration, its service time.
@@ -71,6 +72,7 @@ func (e Event) String() string {
 		}
 	}
 	if e.Request != nil {
+		add("index", true, e.Request.Index)
 		add("url", true, safeURL(e.Request.URL))
 	}
 	add("host", e.Host != "", e.Host)

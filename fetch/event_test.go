@@ -319,11 +319,11 @@ func TestEventString(t *testing.T) {
 		event fetch.Event
 		want  string
 	}{
-		{fetch.Event{Kind: fetch.EventStart, Request: r}, "start url=https://api.test/ada"},
+		{fetch.Event{Kind: fetch.EventStart, Request: r}, "start index=0 url=https://api.test/ada"},
 		{fetch.Event{Kind: fetch.EventRetry, Request: r, Status: 503, Attempts: 1, Duration: time.Second},
-			"retry url=https://api.test/ada status=503 attempts=1 duration=1s"},
+			"retry index=0 url=https://api.test/ada status=503 attempts=1 duration=1s"},
 		{fetch.Event{Kind: fetch.EventEnd, Request: r, Err: refused, Attempts: 3},
-			"end url=https://api.test/ada attempts=3 error=fetch: https://api.test/ada: dial: connection refused"},
+			"end index=0 url=https://api.test/ada attempts=3 error=fetch: https://api.test/ada: dial: connection refused"},
 		{fetch.Event{Kind: fetch.EventBatch, Batch: 0, Size: 10, Failed: 2, Duration: 3 * time.Second}, "batch batch=0 size=10 failed=2 duration=3s"},
 		{fetch.Event{Kind: fetch.EventHostParked, Host: "api.test:443", Duration: time.Minute}, "host parked host=api.test:443 duration=1m0s"},
 		{fetch.Event{Kind: fetch.EventHostDown, Host: "api.test:443", Err: refused},

@@ -293,10 +293,10 @@ func ExampleEvent() {
 	for range f.Get(context.Background(), "https://me:secret@api.test/ada?key=123", "https://api.test/nobody") {
 	}
 	// Output:
-	// start url=https://api.test/ada
-	// end url=https://api.test/ada status=200 attempts=1
-	// start url=https://api.test/nobody
-	// end url=https://api.test/nobody status=404 attempts=1
+	// start index=0 url=https://api.test/ada
+	// end index=0 url=https://api.test/ada status=200 attempts=1
+	// start index=1 url=https://api.test/nobody
+	// end index=1 url=https://api.test/nobody status=404 attempts=1
 }
 
 // A Doer may have events of its own. They go to the Trace of the run that it performs for.

@@ -54,8 +54,8 @@ type Fetcher struct {
 	// no limit. A request that it would never let start, or not before ctx's deadline, is an
 	// [ErrTimeout].
 	Rate *rate.Limiter
-	// Trace is told what happens, one event at a time, on any goroutine. The run waits for it to
-	// return. nil means that nobody is told.
+	// Trace is told what happens in a run, one event at a time, on any goroutine. The run waits for it
+	// to return; it must not panic. nil means no events.
 	Trace func(Event)
 }
 
@@ -108,7 +108,8 @@ func (f *Fetcher) Stream(ctx context.Context, reqs <-chan Request) iter.Seq[Resu
 
 // FetchQueue is [Fetcher.Fetch] of the requests in q, to which the loop's body may add more: the
 // links of a page, the next page of a listing. It ends when q is empty and every result has been
-// handed out. After a break or a cancel, q keeps what was not taken.
+// handed out. After a break or a cancel, q keeps what was not taken; what was, and
+// has no result yet, is not put back.
 func (f *Fetcher) FetchQueue(ctx context.Context, q *Queue) iter.Seq[Result] {
 	if q == nil {
 		panic("fetch: FetchQueue of a nil Queue")

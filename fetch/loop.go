@@ -451,5 +451,6 @@ type requestState struct {
 	tries    int           // attempts that count for Retry
 	attempts int           // requests sent before this attempt
 	begun    time.Duration // when it was submitted
+	refused  time.Duration // when its host first refused it, though not down; 0: it did not
 	host     *host
 }

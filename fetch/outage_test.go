@@ -251,6 +251,40 @@ func TestRestart(t *testing.T) {
 	}
 }
 
+// A server that ends what it has, and refuses the rest meanwhile, costs no URL, however many requests are
+// under way: those that it refuses were not sent, so they take nothing from the retry budget.
+func TestRestartAfterShutdown(t *testing.T) {
+	for _, c := range []struct{ workers, limit, hosts int }{{256, 0, 32}, {256, 256, 1}, {64, 64, 1}, {64, 0, 1}} {
+		for _, stop := range []time.Duration{150 * time.Millisecond, 550 * time.Millisecond, 1500 * time.Millisecond} {
+			synctest.Test(t, func(t *testing.T) {
+				const n = 8000
+				w := &world{latency: around(100 * time.Millisecond), timeout: time.Second}
+				draining := fetch.DoerFunc(func(ctx context.Context, r *fetch.Request) fetch.Result {
+					if at := time.Since(w.begun); stop <= at && at < stop+3*time.Second {
+						w.mu.Lock()
+						defer w.mu.Unlock()
+						w.sent++
+						res := failure(fetch.ErrDial, syscall.ECONNREFUSED)
+						res.Attempts = 1
+						return res
+					}
+					return w.Do(ctx, r)
+				})
+				w.begun = time.Now()
+				failed := 0
+				f := fetch.Fetcher{Strategy: fetch.Pool{Workers: c.workers}, Doer: draining, Retry: &fetch.Retry{}, PerHost: &fetch.PerHost{Limit: c.limit}}
+				for r := range f.Fetch(t.Context(), inputs(n, func(i int) string { return fmt.Sprintf("http://%d.test/good", i%c.hosts) })) {
+					if !r.OK() {
+						failed++
+					}
+				}
+				assert.Zero(t, failed, "%+v, stopped after %v", c, stop)
+				assert.LessOrEqual(t, w.sent, n*12/10, "%+v, stopped after %v", c, stop)
+			})
+		}
+	}
+}
+
 // A server that stays away for longer than Patience costs requests in proportion to the time, not to the URLs.
 func TestLongOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -24,8 +24,9 @@ import (
 // in a row, and it has answered nothing since the failed request began: one answer, to whatever
 // request, is a sign of life. A timeout of a request that has failed before does not count. The
 // requests to a host that is down are held, and one of them at a time asks whether it is back, once
-// a second. One that is refused then is held again, and has used up nothing of Retry; one that times
-// out has failed, and it is for Retry to decide. The others fail, without having been sent, only when
+// a second. One that is refused then is held again, and has used up nothing of Retry; so is one that is
+// refused by a host which has answered before, for up to Patience. One that times out has failed, and
+// it is for Retry to decide. The others fail, without having been sent, only when
 // the host has been down for Patience. After that, new ones fail at once, but for one from time to
 // time that asks: after a second, then after twice as long each time, up to MaxPark.
 //
@@ -292,8 +293,10 @@ func (p *hosts) done(r *Request, res *Result, begun time.Time, now time.Duration
 	}
 	if after, ok := retryAfter(res, begun.Add(now)); ok && after > 0 {
 		park := min(after, p.MaxPark)
+		if now >= h.next { // else it is parked already, or about to start another one
+			p.tell(Event{Kind: EventHostParked, Host: h.key.String(), Duration: park})
+		}
 		h.next = max(h.next, now+park)
-		p.tell(Event{Kind: EventHostParked, Host: h.key.String(), Duration: park})
 	}
 	switch {
 	case known && alive(res) && (r.state.begun >= h.failed || !cutOff(res)):
@@ -324,6 +327,15 @@ func (p *hosts) done(r *Request, res *Result, begun time.Time, now time.Duration
 		}
 		again = !silent && h.since > 0 && !h.hopeless && now < h.since+p.Patience
 	}
+	if known && KindOf(res.Err) == ErrDial && dead(res) && h.heard && h.since == 0 && p.Failures > 0 {
+		// It was not sent, and may be one of many that a host refuses as it goes down, while it still
+		// answers others: it waits for what comes of that.
+		if r.state.refused == 0 {
+			r.state.refused = max(1, now)
+		}
+		again = now < r.state.refused+p.Patience
+		h.next = max(h.next, now+refusedPause)
+	}
 	if again {
 		p.pending++
 		h.waiting.PushFront(r)
@@ -332,6 +344,9 @@ func (p *hosts) done(r *Request, res *Result, begun time.Time, now time.Duration
 	p.schedule(h, now)
 	return again
 }
+
+// refusedPause is how long a host that has refused a request, and is not down, is left alone.
+const refusedPause = 50 * time.Millisecond
 
 func (p *hosts) goDown(h *host, now time.Duration) {
 	if h.since = max(1, now); !h.heard {

@@ -3,9 +3,11 @@ package fetchtest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net/http/httptest"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -30,6 +32,7 @@ func TestStrategy(t *testing.T, s fetch.Strategy) {
 	t.Run("1 one result each", func(t *testing.T) {
 		t.Run("outcomes", c.with(c.outcomes))
 		t.Run("panics", c.with(c.panics))
+		t.Run("one host", c.oneHost)
 		t.Run("orders", c.with(c.orders))
 	})
 	t.Run("2 the limit holds", func(t *testing.T) {
@@ -56,6 +59,7 @@ func TestStrategy(t *testing.T, s fetch.Strategy) {
 	t.Run("6 bounded", func(t *testing.T) {
 		t.Run("goroutines", c.with(c.goroutines))
 		t.Run("memory", c.with(c.memory))
+		t.Run("hosts", c.manyHosts)
 	})
 }
 
@@ -280,6 +284,26 @@ func (c *contract) panics(t *testing.T, start making) {
 		})
 		defer d.close()
 		d.run(c.load(), c.full, func(res fetch.Result) { c.assertPanic(t, res.Err) })
+	})
+}
+
+// oneHost has requests of one host go on behind some that take their goroutines along, so that a
+// strategy that orders them by host loses one that it needs.
+func (c *contract) oneHost(t *testing.T) {
+	c.timed(t, func(t *testing.T) {
+		if !c.takesGoexit(t) {
+			return
+		}
+		d := c.start(t, t.Context(), fetch.DoerFunc(func(ctx context.Context, r *fetch.Request) fetch.Result {
+			if r.Index%3 == 0 {
+				runtime.Goexit()
+			}
+			return ok(ctx, r)
+		}), sameHost)
+		defer d.close()
+		d.run(c.load(), c.full, func(res fetch.Result) {
+			assert.Equal(t, res.Request.Index%3 != 0, res.OK(), "request %d: %v", res.Request.Index, res.Err)
+		})
 	})
 }
 
@@ -555,6 +579,31 @@ func (c *contract) memory(t *testing.T, start making) {
 		d := start(t, t.Context(), ok)
 		defer d.close()
 		d.run(m.n, c.full, func(res fetch.Result) { m.see(t, res) })
+	})
+}
+
+// manyHosts looks for what is kept of each host: their names are long.
+func (c *contract) manyHosts(t *testing.T) {
+	if c.remote {
+		return // the requests are all for one
+	}
+	const n, size = 20_000, 1000
+	name := strings.Repeat("x", size)
+	live := func() int64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	c.real(t, func(t *testing.T) {
+		d := c.start(t, t.Context(), fetch.DoerFunc(ok), func(i int) string { return fmt.Sprintf("http://%d.%s.test/ping", i, name) })
+		defer d.close()
+		before, received := live(), 0
+		d.run(n, c.full, func(fetch.Result) {
+			if received++; received == n-1 {
+				assert.Less(t, live()-before, int64(n*size/2+4*size*c.ahead), "bytes kept after %d hosts with names of %d bytes", n, size)
+			}
+		})
 	})
 }
 

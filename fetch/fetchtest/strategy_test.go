@@ -229,6 +229,45 @@ var brokenStrategies = []struct {
 		res.Request = r
 		results <- res
 	})}, "1 one result each", ""},
+	{broken{name: "leaves the other requests of a host behind a Goexit", start: func(ctx context.Context, d fetch.Doer) fetch.Executor {
+		x := &altered{Executor: pool.Start(ctx, d)}
+		var mu sync.Mutex
+		wedged := make(map[string]bool)
+		inner := x.Executor
+		x.Executor = pool.Start(ctx, fetch.DoerFunc(func(ctx context.Context, r *fetch.Request) fetch.Result {
+			mu.Lock()
+			stuck := wedged[r.URL]
+			mu.Unlock()
+			if stuck {
+				<-ctx.Done()
+			}
+			ended := false
+			defer func() {
+				if v := recover(); v != nil {
+					panic(v)
+				}
+				if !ended {
+					mu.Lock()
+					defer mu.Unlock()
+					wedged[r.URL] = true
+				}
+			}()
+			res := d.Do(ctx, r)
+			ended = true
+			return res
+		}))
+		x.close = func() { x.Executor.Close(); inner.Close() }
+		return x
+	}}, "1 one result each", ""},
+	{broken{name: "remembers each host", start: func(ctx context.Context, d fetch.Doer) fetch.Executor {
+		x := &altered{Executor: pool.Start(ctx, d)}
+		hosts := make(map[string]bool)
+		x.submit = func(r *fetch.Request) {
+			hosts[r.URL] = true
+			x.Executor.Submit(r)
+		}
+		return x
+	}}, "6 bounded", ""},
 	{broken{name: "waits for more requests in spite of Flush", start: func(ctx context.Context, d fetch.Doer) fetch.Executor {
 		x := &altered{Executor: pool.Start(ctx, d)}
 		var held []*fetch.Request
