@@ -37,6 +37,9 @@ func NewError(ctx context.Context, r *Request, err error) *Error {
 	if e, ok := errors.AsType[rules.TooLargeError](err); ok {
 		return newError(ErrTooLarge, r, e)
 	}
+	if e, ok := errors.AsType[rules.ProxyError](err); ok {
+		return newError(ErrDial, r, e)
+	}
 	if advice := rules.LocalLimit(err); advice != "" {
 		return newError(ErrDial, r, fmt.Errorf("%s: %w", advice, redact(err)))
 	}

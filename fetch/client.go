@@ -10,12 +10,12 @@ import (
 	"math"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/go-cleanhttp"
 
+	"fetchbench/fetch/internal/nethttp"
 	"fetchbench/fetch/internal/rules"
 )
 
@@ -76,8 +76,7 @@ type Client struct {
 	Transport *http.Transport
 
 	once      sync.Once
-	transport *http.Transport
-	dialer    dialer // transport's
+	transport *nethttp.Transport
 }
 
 // NewTransport returns a transport from go-cleanhttp with its own connections, made fit for
@@ -92,12 +91,22 @@ func NewTransport() *http.Transport {
 	return t
 }
 
+// PublicOnly is a [Client.Allow] for programs that fetch URLs which strangers choose: it refuses every
+// address that is not of the public Internet. Those are this machine, private and link-local
+// networks, multicast, what IANA reserves for documentation, benchmarks and carriers (RFC 6890 and
+// its registries), and the metadata services of clouds: 169.254.169.254, fd00:ec2::254,
+// 100.100.100.200, 168.63.129.16.
+//
+// An IPv6 address with an IPv4 one in it is refused if that is (IPv4-mapped, NAT64), or in any case
+// (6to4, Teredo). In which form a URL has the address does not matter.
+func PublicOnly(addr netip.AddrPort) error { return rules.PublicOnly(addr) }
+
 // Do implements [Doer].
 func (c *Client) Do(ctx context.Context, req *Request) Result {
-	limits := c.limits()
-	a := newAttempt(ctx, limits.Timeout, limits.IdleRead)
-	defer a.stop()
-	return a.perform(newHop(a), req, c.UserInfo, func(hreq *http.Request, res *Result) (err error) {
+	l := c.limits()
+	a := nethttp.NewAttempt(ctx, l.Timeout, l.IdleRead)
+	defer a.Stop()
+	return perform(ctx, a, req, c.UserInfo, func(hreq *http.Request, res *Result) (err error) {
 		c.once.Do(c.init)
 		for hops := 0; hreq != nil && err == nil; hops++ {
 			hreq, err = c.send(a, hreq, res, hops)
@@ -109,13 +118,35 @@ func (c *Client) Do(ctx context.Context, req *Request) Result {
 // CloseIdleConnections closes the connections that no request is using.
 func (c *Client) CloseIdleConnections() {
 	c.once.Do(c.init)
-	c.dialer.closeIdle()
+	c.transport.CloseIdle()
 }
 
-// perform checks req, translates it for net/http and returns what exchange makes of it.
-func (a *attempt) perform(ctx context.Context, req *Request, userInfo bool, exchange func(*http.Request, *Result) error) Result {
+func (c *Client) init() {
+	base := c.Transport
+	if base == nil {
+		base = NewTransport()
+	}
+	c.transport = nethttp.New(base, nethttp.Options{Allow: c.Allow, Timeout: c.limits().Timeout, MaxHead: c.maxHead(base)})
+}
+
+// maxHead returns the limit for a response's head, given the transport that the client is based on.
+func (c *Client) maxHead(base *http.Transport) int64 {
+	if c.MaxHead < 0 {
+		return math.MaxInt64
+	}
+	return cmp.Or(c.MaxHead, base.MaxResponseHeaderBytes, c.limits().MaxHead)
+}
+
+// limits returns the limits that c's fields set.
+func (c *Client) limits() rules.Limits {
+	return rules.Limits{Timeout: c.Timeout, IdleRead: c.IdleRead, MaxHead: c.MaxHead, MaxBody: c.MaxBody, MaxRedirects: c.MaxRedirects}.OrDefault()
+}
+
+// perform checks req, translates it for net/http and returns what exchange makes of it within a,
+// whose caller's context is ctx.
+func perform(ctx context.Context, a *nethttp.Attempt, req *Request, userInfo bool, exchange func(*http.Request, *Result) error) Result {
 	res := Result{Request: req}
-	hreq, err := newHTTPRequest(ctx, req, userInfo)
+	hreq, err := newHTTPRequest(req, userInfo)
 	if err != nil {
 		res.Err = newError(ErrBadURL, req, err)
 		return res
@@ -127,17 +158,14 @@ func (a *attempt) perform(ctx context.Context, req *Request, userInfo bool, exch
 	if err == nil {
 		return res
 	}
-	if expired := a.expired(); expired != nil {
-		err = expired
-	}
-	res.Err = NewError(a.caller, req, err)
+	res.Err = NewError(ctx, req, cmp.Or(a.Expired(), err))
 	if KindOf(res.Err) == ErrBadURL {
 		res.Attempts = 0 // net/http refused it before any I/O
 	}
 	return res
 }
 
-func newHTTPRequest(ctx context.Context, r *Request, userInfo bool) (*http.Request, error) {
+func newHTTPRequest(r *Request, userInfo bool) (*http.Request, error) {
 	u, user, err := rules.ParseURL(r.URL)
 	if err != nil {
 		return nil, err
@@ -152,7 +180,7 @@ func newHTTPRequest(ctx context.Context, r *Request, userInfo bool) (*http.Reque
 		}
 		h.Host = cmp.Or(r.Header.Get("Host"), u.Host)
 	}
-	hreq := newHopRequest(ctx, &h)
+	hreq := newHopRequest(&h)
 	if userInfo && user != nil && hreq.Header.Get("Authorization") == "" {
 		hreq.Header = hreq.Header.Clone()
 		password, _ := user.Password()
@@ -177,47 +205,29 @@ func setBody(hreq *http.Request, body []byte) {
 }
 
 // send sends hreq and puts the response into res, or returns the request that it redirects to.
-func (c *Client) send(a *attempt, hreq *http.Request, res *Result, hops int) (*http.Request, error) {
-	h := hreq.Context().Value(hopKey{}).(*hop)
-	c.dialer.enter(h, origin{hreq.URL.Scheme, hreq.URL.Host})
-	defer c.dialer.change(h.host, -1, 0)
-	hreq.Close = c.dialer.suspects.Has(h.host.origin)
-	resp, err := c.transport.RoundTrip(hreq)
-	for errors.Is(err, errStray) && h.Err() == nil {
-		// Nothing has been written, but net/http knows that only if the body was to come later. It
-		// has closed the connection, and a new one is not refused, so this comes to an end.
-		if hreq.GetBody != nil {
-			hreq.Body, _ = hreq.GetBody()
-		}
-		hreq.Close = true
-		resp, err = c.transport.RoundTrip(hreq)
-	}
-	h.over.Store(true)
-	a.listen()
-	res.Attempts += max(0, int(h.sent.Load())-1)
-	if err == nil {
-		err = checkHead(resp)
-	} else if kindOf(err) == ErrTooLarge {
-		err = fmt.Errorf("%w: see MaxHead", err)
-	}
+func (c *Client) send(a *nethttp.Attempt, hreq *http.Request, res *Result, hops int) (*http.Request, error) {
+	resp, sent, err := c.transport.RoundTrip(a, hreq)
+	res.Attempts += max(0, sent-1)
 	if err != nil {
+		if kindOf(err) == ErrTooLarge {
+			err = fmt.Errorf("%w: see MaxHead", err)
+		}
 		return nil, err
 	}
-	if n := resp.Header.Get("Content-Length"); resp.StatusCode == http.StatusNoContent && resp.ProtoMajor == 1 && n != "" && n != "0" {
-		c.dialer.suspects.Add(h.host.origin) // the body that it announces may follow, though a 204 has none
-	}
-	next, err := c.redirect(a, hreq, res.Request, resp, hops)
+	next, err := c.redirect(hreq, res.Request, resp, hops)
 	if next == nil && err == nil {
-		return nil, res.receive(a, resp, c.limits().MaxBody)
+		return nil, res.receive(resp, c.limits().MaxBody)
 	}
 	res.setHead(resp)
-	drain(resp.Body, a)
+	// After the end of an unwanted body, if that is near, the connection can serve the next request.
+	defer resp.Body.Close()
+	_, _ = io.CopyN(io.Discard, resp.Body, 16<<10)
 	return next, err
 }
 
 // redirect returns the request that resp, the response to hreq, asks for; nil if resp is itself the
 // result; or an error of kind ErrRedirect.
-func (c *Client) redirect(a *attempt, hreq *http.Request, req *Request, resp *http.Response, hops int) (*http.Request, error) {
+func (c *Client) redirect(hreq *http.Request, req *Request, resp *http.Response, hops int) (*http.Request, error) {
 	policy := rules.Redirects{Max: c.limits().MaxRedirects, KeepHeaders: c.KeepHeaders, AllowDowngrade: c.AllowDowngrade}
 	hop := rules.Hop{Method: hreq.Method, URL: hreq.URL, Host: hreq.Host, Header: hreq.Header, Body: hreq.Body != nil}
 	next, err := policy.Next(&hop, hops, req.Header, resp.StatusCode, resp.Header)
@@ -227,7 +237,7 @@ func (c *Client) redirect(a *attempt, hreq *http.Request, req *Request, resp *ht
 	if next == nil {
 		return nil, nil
 	}
-	again := newHopRequest(newHop(a), next)
+	again := newHopRequest(next)
 	again.Response = resp
 	if next.Body {
 		setBody(again, req.Body)
@@ -236,57 +246,54 @@ func (c *Client) redirect(a *attempt, hreq *http.Request, req *Request, resp *ht
 }
 
 // newHopRequest returns the request for h, as yet without a body.
-func newHopRequest(ctx context.Context, h *rules.Hop) *http.Request {
-	hreq := http.Request{Method: h.Method, URL: h.URL, Host: h.Host, Header: h.Header, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
+func newHopRequest(h *rules.Hop) *http.Request {
+	hreq := &http.Request{Method: h.Method, URL: h.URL, Host: h.Host, Header: h.Header, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
 	if hreq.Header == nil {
 		hreq.Header = http.Header{}
 	}
-	return hreq.WithContext(ctx)
+	return hreq
 }
 
-func (c *Client) init() {
-	if c.Transport == nil {
-		c.transport = NewTransport()
-	} else {
-		c.transport = c.Transport.Clone()
-		// A transport that has a DialContext does not speak HTTP/2 unless it is told to. Clone has made
-		// the original ready: it has this entry if it speaks it.
-		if c.Transport.TLSNextProto["h2"] != nil {
-			c.transport.ForceAttemptHTTP2 = true
-		}
-	}
-	switch {
-	case c.MaxHead < 0:
-		c.transport.MaxResponseHeaderBytes = math.MaxInt64 // net/http takes 0 for 10 MiB
-	case c.MaxHead > 0:
-		c.transport.MaxResponseHeaderBytes = c.MaxHead
-	case c.transport.MaxResponseHeaderBytes == 0:
-		c.transport.MaxResponseHeaderBytes = c.limits().MaxHead
-	}
-	// Without this, net/http makes an error of the text of a proxy's response to CONNECT.
-	users := c.transport.OnProxyConnectResponse
-	c.transport.OnProxyConnectResponse = func(ctx context.Context, proxy *url.URL, req *http.Request, resp *http.Response) (err error) {
-		if users != nil {
-			err = users(ctx, proxy, req, resp)
-		}
-		if err == nil && resp.StatusCode != http.StatusOK {
-			err = &Error{Kind: ErrDial, Err: fmt.Errorf("the proxy answered CONNECT with status %d", resp.StatusCode)}
-		}
-		return err
-	}
-	if proxy := c.transport.Proxy; c.Allow != nil && proxy != nil {
-		c.transport.Proxy = func(r *http.Request) (*url.URL, error) {
-			u, err := proxy(r)
-			if u != nil {
-				return nil, errProxied
-			}
-			return u, err
-		}
-	}
-	c.dialer.init(c)
+// receive puts resp into res, and frees its connection for the next request or closes it.
+func (res *Result) receive(resp *http.Response, maxBody int64) (err error) {
+	defer resp.Body.Close()
+	res.setHead(resp)
+	res.Body, err = readBody(resp, maxBody)
+	// Of a body that it has decoded net/http does not tell whether there was a length; and a gzip
+	// stream may go on after its end. crypto/tls accepts an end that is not signed.
+	res.Unverified = err == nil && resp.ContentLength < 0 && len(resp.TransferEncoding) == 0 &&
+		resp.ProtoMajor == 1 && resp.Close && rules.HasBody(resp.Request.Method, resp.StatusCode)
+	return err
 }
 
-// limits returns the limits that c's fields set.
-func (c *Client) limits() rules.Limits {
-	return rules.Limits{Timeout: c.Timeout, IdleRead: c.IdleRead, MaxHead: c.MaxHead, MaxBody: c.MaxBody, MaxRedirects: c.MaxRedirects}.OrDefault()
+// setHead puts the head of resp into res.
+func (res *Result) setHead(resp *http.Response) {
+	res.Status, res.header = resp.StatusCode, resp.Header
+	if resp.Request.Response != nil { // the redirect that led there
+		res.URL = resp.Request.URL.String()
+	}
+}
+
+// readBody reads resp's body to its end, or a little more than most bytes of it.
+func readBody(resp *http.Response, most int64) ([]byte, error) {
+	n := resp.ContentLength
+	if !rules.HasBody(resp.Request.Method, resp.StatusCode) {
+		n = 0 // it is the length of the body that another response would have
+	}
+	if most >= 0 && n > most {
+		return nil, rules.TooLargeError(most)
+	}
+	if n < 0 || n > rules.TrustedLength {
+		return rules.ReadAll(resp.Body, most)
+	}
+	b := make([]byte, n)
+	if _, err := io.ReadFull(resp.Body, b); err != nil {
+		return nil, err
+	}
+	if resp.ProtoMajor > 1 {
+		// The end of an HTTP/2 stream may come in a frame of its own. To close the body without
+		// having seen it would reset the stream.
+		_, _ = io.Copy(io.Discard, resp.Body)
+	}
+	return b, nil
 }

@@ -78,7 +78,7 @@ func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString("fetch: ")
 	if e.URL != "" {
-		b.WriteString(safeURL(e.URL) + ": ")
+		b.WriteString(rules.SafeURL(e.URL) + ": ")
 	}
 	b.WriteString(string(e.Kind))
 	if e.Err != nil {
@@ -132,7 +132,7 @@ type StatusError struct {
 }
 
 func (e *StatusError) Error() string {
-	return strings.TrimRight(fmt.Sprintf("fetch: %s: status %d %s", safeURL(e.URL), e.Status, http.StatusText(e.Status)), " ")
+	return strings.TrimRight(fmt.Sprintf("fetch: %s: status %d %s", rules.SafeURL(e.URL), e.Status, http.StatusText(e.Status)), " ")
 }
 
 // A PanicError is the Err of a request whose [Doer] panicked, or called [runtime.Goexit] (but with
@@ -149,7 +149,7 @@ type PanicError struct {
 }
 
 func (e *PanicError) Error() string {
-	return fmt.Sprintf("fetch: %s: panic: %s", safeURL(e.URL), rules.Shorten(fmt.Sprint(e.Value), 512))
+	return fmt.Sprintf("fetch: %s: panic: %s", rules.SafeURL(e.URL), rules.Shorten(fmt.Sprint(e.Value), 512))
 }
 
 // Unwrap returns an *Error of kind ErrPanic, whose cause is the Value if that is an error.
@@ -168,7 +168,7 @@ func (e unsentError) Unwrap() error { return e.error }
 func newError(k Kind, r *Request, cause error) *Error {
 	e := &Error{Kind: k, Err: cause}
 	if r != nil {
-		e.URL = safeURL(r.URL)
+		e.URL = rules.SafeURL(r.URL)
 	}
 	return e
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"fetchbench/fetch/internal/rules"
 )
 
 // An EventKind says what an [Event] is about.
@@ -73,7 +75,7 @@ func (e Event) String() string {
 	}
 	if e.Request != nil {
 		add("index", true, e.Request.Index)
-		add("url", true, safeURL(e.Request.URL))
+		add("url", true, rules.SafeURL(e.Request.URL))
 	}
 	add("host", e.Host != "", e.Host)
 	add("batch", e.Kind == EventBatch, e.Batch)

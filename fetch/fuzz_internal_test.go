@@ -54,15 +54,13 @@ func FuzzLocation(f *testing.F) {
 	}
 	c := &Client{}
 	f.Fuzz(func(t *testing.T, from, location, method string, status int) {
-		a := newAttempt(t.Context(), 0, 0)
-		defer a.stop()
 		req := &Request{Method: method, URL: from, Header: http.Header{"X-Secret": {"s3cret"}, "Content-Type": {"text/plain"}}, Body: []byte("body")}
-		hreq, err := newHTTPRequest(a, req, false)
+		hreq, err := newHTTPRequest(req, false)
 		if err != nil {
 			return
 		}
 		resp := &http.Response{StatusCode: status, Header: http.Header{"Location": {location}}}
-		next, err := c.redirect(a, hreq, req, resp, 0)
+		next, err := c.redirect(hreq, req, resp, 0)
 		if err != nil {
 			require.Equal(t, ErrRedirect, KindOf(err))
 			text := NewError(context.Background(), req, err).Error()

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"time"
 
+	"fetchbench/fetch/internal/nethttp"
 	"fetchbench/fetch/internal/rules"
 )
 
@@ -29,9 +30,10 @@ type HTTPClient struct {
 
 // Do implements [Doer].
 func (c HTTPClient) Do(ctx context.Context, req *Request) Result {
-	a := newAttempt(ctx, c.Timeout, 0)
-	defer a.stop()
-	return a.perform(a, req, false, func(hreq *http.Request, res *Result) error {
+	a := nethttp.NewAttempt(ctx, c.Timeout, 0)
+	defer a.Stop()
+	return perform(ctx, a, req, false, func(hreq *http.Request, res *Result) error {
+		hreq = hreq.WithContext(a)
 		hreq.Header = hreq.Header.Clone() // a cookie jar writes to it
 		resp, err := cmp.Or(c.Client, http.DefaultClient).Do(hreq)
 		if err != nil && resp != nil { // only if its redirect policy refused
@@ -39,12 +41,12 @@ func (c HTTPClient) Do(ctx context.Context, req *Request) Result {
 			return &Error{Kind: ErrRedirect, Err: redact(errors.Unwrap(err))}
 		}
 		if err == nil {
-			err = checkHead(resp)
+			err = nethttp.CheckHead(resp)
 		}
 		if err != nil {
 			return err
 		}
-		return res.receive(a, resp, rules.Limits{MaxBody: c.MaxBody}.OrDefault().MaxBody)
+		return res.receive(resp, rules.Limits{MaxBody: c.MaxBody}.OrDefault().MaxBody)
 	})
 }
 

@@ -52,7 +52,7 @@ func (p Pipeline) Start(ctx context.Context, d Doer) Executor {
 		d:       batch,
 		free:    l.InFlight,
 		depth:   depth,
-		groups:  make(map[string][]*Request),
+		groups:  make(map[rules.Origin][]*Request),
 		results: make(chan Result, l.Ahead),
 	}
 	x.ctx, x.cancel = context.WithCancel(ctx)
@@ -71,8 +71,8 @@ type pipelineRun struct {
 	running sync.WaitGroup
 
 	mu      sync.Mutex
-	free    int                   // places
-	groups  map[string][]*Request // by host, those that are not full
+	free    int                         // places
+	groups  map[rules.Origin][]*Request // by host, those that are not full
 	waiting queue.FIFO[[]*Request]
 	flushed bool // and nothing was submitted since
 }
@@ -81,7 +81,7 @@ func (x *pipelineRun) Submit(r *Request) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.flushed = false
-	host := rules.Origin(r.URL)
+	host := rules.OriginOf(r.URL)
 	x.groups[host] = append(x.groups[host], r)
 	if len(x.groups[host]) == x.depth {
 		x.closeLocked(host)
@@ -99,7 +99,7 @@ func (x *pipelineRun) Flush() {
 }
 
 // closeLocked has host's group wait for its start.
-func (x *pipelineRun) closeLocked(host string) {
+func (x *pipelineRun) closeLocked(host rules.Origin) {
 	x.waiting.Push(x.groups[host])
 	delete(x.groups, host)
 }

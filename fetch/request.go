@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"net/http"
 	"time"
+
+	"fetchbench/fetch/internal/rules"
 )
 
 // A Request is one URL to fetch. Nothing in this package changes the Header or the Body, so
@@ -67,7 +69,7 @@ func (r *Result) Failure() error {
 	}
 	e := &StatusError{Status: r.Status}
 	if r.Request != nil {
-		e.URL = safeURL(r.Request.URL)
+		e.URL = rules.SafeURL(r.Request.URL)
 	}
 	return e
 }

@@ -23,11 +23,10 @@ func TestSecurityDefaults(t *testing.T) {
 	}
 	const inFlight = 50
 	c, r, p := &Client{}, Retry{}.defaults(), PerHost{}.defaults(inFlight)
-	c.once.Do(c.init)
 	want := map[string]string{
 		"`Client.Timeout`":      fmt.Sprint(c.limits().Timeout),
 		"`Client.IdleRead`":     fmt.Sprint(c.limits().IdleRead),
-		"`Client.MaxHead`":      size(c.transport.MaxResponseHeaderBytes),
+		"`Client.MaxHead`":      size(c.maxHead(NewTransport())),
 		"`Client.MaxBody`":      size(c.limits().MaxBody),
 		"`Client.MaxRedirects`": fmt.Sprint(c.limits().MaxRedirects),
 		"`Retry.Attempts`":      fmt.Sprint(r.Attempts),

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"runtime/debug"
 	"slices"
+
+	"fetchbench/fetch/internal/rules"
 )
 
 // A Strategy decides how many requests are under way at once, and what carries them. It does not
@@ -181,5 +183,5 @@ func performBatch(ctx context.Context, d BatchDoer, group []*Request, send func(
 var errGoexit = errors.New("the Doer called runtime.Goexit")
 
 func newPanicError(r *Request, value any) *PanicError {
-	return &PanicError{URL: safeURL(r.URL), Value: value, Stack: debug.Stack()}
+	return &PanicError{URL: rules.SafeURL(r.URL), Value: value, Stack: debug.Stack()}
 }

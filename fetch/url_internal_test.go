@@ -1,7 +1,6 @@
 package fetch
 
 import (
-	"context"
 	"net/url"
 	"strings"
 	"testing"
@@ -12,59 +11,6 @@ import (
 
 	"fetchbench/fetch/internal/rules"
 )
-
-// Where a URL is odd, any part of it may be the password.
-func TestSafeURL(t *testing.T) {
-	for _, c := range []struct{ raw, want string }{
-		{"", ""},
-		{"http://a.invalid", "http://a.invalid"},
-		{"http://a.invalid/b", "http://a.invalid/b"},
-		{"http://a.invalid:80/b/c", "http://a.invalid:80/b/c"},
-		{"http://a.invalid/b?c=d", "http://a.invalid/b"},
-		{"http://a.invalid/b#c?d", "http://a.invalid/b"},
-		{"http://u:p@a.invalid/b?c=d#e", "http://a.invalid/b"},
-		{"http://a.invalid?c@d", "http://a.invalid"},
-		{"http://a.invalid:99999/", "http://a.invalid:99999/"},
-		{"http://[::1]:80/b", "http://[::1]:80/b"},
-		{"http://[fe80::1]/b", "http://[fe80::1]/b"},
-		{"http://[::1]:80/b@c?d", "http://[::1]:80/b@c"},
-		{"http://u:p@a.invalid/b@c", "http://a.invalid/b@c"},
-		{"http://a.invalid/b@c", "http://a.invalid/b@c"},
-		{"http://a.invalid/@b", "http://a.invalid/@b"},
-		{"http://a.invalid:80/@b", "http://a.invalid:80/@b"},
-		{"http://u@a.invalid", "http://a.invalid"},
-		{"http://u:p@q@a.invalid/", "http://a.invalid/"},
-		{"http://u:p/", "http://u"},
-		{"http://u:p/q@a.invalid/", "http://u"},
-		{"http://u:p:80/q@a.invalid/", "http://u"},
-		{"http://u:p]/q@a.invalid/", "http://u"},
-		{"http://u:/q@a.invalid/", "http://u"},
-		{"http://u:p?q@a.invalid/", "http://u"},
-		{"http://u:p@/q@a.invalid/", "http://"},
-		{"http:///u:p@a.invalid/", "http://"},
-		{"http:/u:p@a.invalid/", "http"},
-		{"/u:p@a.invalid/", ""},
-		{"u:p@a.invalid/b", "a.invalid/b"},
-		{"u:p@a.invalid/http://b", "a.invalid/http://b"},
-		{"u:p://q@a.invalid/", "u"},
-		{"view-source:http://u:p@a.invalid/", "view-source"},
-		{"/path", "/path"},
-		{"not a URL", "not a URL"},
-		{"http://a.invalid/\x00\n", `http://a.invalid/\x00\n`},
-		{"http://a.invalid/\r\n\x1b[31m\u202e", `http://a.invalid/\r\n\x1b[31m\u202e`},
-		{"http://a.invalid/" + strings.Repeat("x", 1000), "http://a.invalid/" + strings.Repeat("x", 236) + "..."},
-	} {
-		assert.Equal(t, c.want, safeURL(c.raw), "%q", c.raw)
-	}
-}
-
-func TestOrigin(t *testing.T) {
-	for raw, want := range map[string]string{
-		"http://h/p": "http://h", "http://h:1?q": "http://h:1", "https://h#f": "https://h", "http://h": "http://h", "odd": "odd",
-	} {
-		assert.Equal(t, want, rules.Origin(raw), "%q", raw)
-	}
-}
 
 // Whatever a line of input says: what is accepted has a host to dial, and what is shown
 // has no secret and does nothing to a terminal.
@@ -79,8 +25,8 @@ func FuzzURL(f *testing.F) {
 		f.Add(raw)
 	}
 	f.Fuzz(func(t *testing.T, raw string) {
-		shown := safeURL(raw)
-		assert.Equal(t, shown, safeURL(shown), "it would show something else of what it has shown")
+		shown := rules.SafeURL(raw)
+		assert.Equal(t, shown, rules.SafeURL(shown), "it would show something else of what it has shown")
 		assert.NotContains(t, shown, "?")
 		assert.NotContains(t, shown, "#")
 		assert.LessOrEqual(t, len(shown), 3000)
@@ -98,16 +44,16 @@ func FuzzURL(f *testing.F) {
 				scheme, rest, _ := strings.Cut(raw, "//")
 				end := strings.IndexAny(rest+"/", "/?#")
 				host := rest[strings.LastIndexByte(rest[:end], '@')+1:]
-				assert.Equal(t, safeURL(scheme+"//"+host), shown, "what is shown depends on the user info")
+				assert.Equal(t, rules.SafeURL(scheme+"//"+host), shown, "what is shown depends on the user info")
 			}
 		}
 		const secret = "s3cret"
 		if !strings.Contains(raw, secret) {
-			assert.NotContains(t, safeURL("http://user:"+secret+raw+"@a.invalid/"), secret, "a password, escaped or not")
-			assert.NotContains(t, safeURL("http://user:"+url.QueryEscape(raw)+"@a.invalid/?"+secret+raw), secret, "a query")
+			assert.NotContains(t, rules.SafeURL("http://user:"+secret+raw+"@a.invalid/"), secret, "a password, escaped or not")
+			assert.NotContains(t, rules.SafeURL("http://user:"+url.QueryEscape(raw)+"@a.invalid/?"+secret+raw), secret, "a query")
 		}
 
-		hreq, err := newHTTPRequest(context.Background(), &Request{URL: raw}, false)
+		hreq, err := newHTTPRequest(&Request{URL: raw}, false)
 		if err != nil {
 			text := newError(ErrBadURL, &Request{URL: raw}, err).Error()
 			assert.Equal(t, "fetch: "+strings.TrimPrefix(shown+": ", ": ")+"bad URL: "+err.Error(), text)
@@ -117,8 +63,8 @@ func FuzzURL(f *testing.F) {
 		assert.Contains(t, []string{"http", "https"}, hreq.URL.Scheme)
 		assert.Nil(t, hreq.URL.User)
 		assert.LessOrEqual(t, len(raw), rules.MaxURL)
-		require.True(t, strings.HasPrefix(raw, rules.Origin(raw)))
-		u, err := url.Parse(rules.Origin(raw))
+		require.True(t, strings.HasPrefix(raw, rules.OriginOf(raw).String()))
+		u, err := url.Parse(rules.OriginOf(raw).String())
 		require.NoError(t, err)
 		assert.Equal(t, hreq.URL.Host, strings.TrimSuffix(u.Host, ":")) // net/http removes an empty port
 		assert.Equal(t, hreq.URL.Scheme, u.Scheme)

@@ -170,7 +170,11 @@ func (r *run) begin() (err error) {
 	if r.conn, err = connect(r.ctx, r.s.Job, r.broker); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(r.ctx, 2*patience+time.Duration(r.s.Partitions)*100*time.Millisecond) // a cluster may be starting, too
+	begin := r.ctx
+	if r.broker != nil {
+		begin = context.WithoutCancel(begin) // a stream that it makes while it is stopped has goroutines that nothing ends
+	}
+	ctx, cancel := context.WithTimeout(begin, 2*patience+time.Duration(r.s.Partitions)*100*time.Millisecond) // a cluster may be starting, too
 	defer cancel()
 	var last error
 	step := func(try func(context.Context) error) {

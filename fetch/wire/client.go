@@ -98,12 +98,12 @@ type Client struct {
 	redirects rules.Redirects
 	dialer    rules.Dialer
 	tls       *tls.Config
-	suspects  rules.Suspects[string]  // hosts that have sent unsolicited responses
-	unpiped   *rules.Suspects[string] // hosts that do not get on with pipelining
+	suspects  rules.Suspects  // hosts that have sent unsolicited responses
+	unpiped   *rules.Suspects // hosts that do not get on with pipelining
 
 	mu    sync.Mutex
-	hosts map[string]*host // those with connections
-	sweep *time.Timer      // closes connections that have been idle for too long; nil if there are none
+	hosts map[rules.Origin]*host // those with connections
+	sweep *time.Timer            // closes connections that have been idle for too long; nil if there are none
 }
 
 // Do implements [fetch.Doer].
@@ -132,6 +132,6 @@ func (c *Client) init() {
 	if c.tls == nil {
 		c.tls = &tls.Config{}
 	}
-	c.unpiped = new(rules.Suspects[string])
+	c.unpiped = new(rules.Suspects)
 	c.tls.NextProtos = []string{"http/1.1"}
 }

@@ -77,7 +77,7 @@ func (x *exchange) aim(raw string) (err error) {
 			x.header = withBasicAuth(x.header, user.Username(), password)
 		}
 	}
-	x.host = withoutZone(x.target.host)
+	x.host = withoutZone(x.target.origin.Host)
 	return checkRequest(x.method, x.header)
 }
 

@@ -198,7 +198,7 @@ func FuzzTarget(f *testing.F) {
 		want, err := targetOf(u)
 		require.NoError(t, err)
 		require.Equal(t, want, got)
-		require.Equal(t, raw, got.origin+got.path)
+		require.Equal(t, raw, got.origin.String()+got.path)
 	})
 }
 

@@ -102,7 +102,7 @@ func (b *batch) release() {
 }
 
 // mayPipeline reports whether the host of origin gets several requests in one write.
-func (c *Client) mayPipeline(origin string) bool {
+func (c *Client) mayPipeline(origin rules.Origin) bool {
 	return c.isProven(origin) && !c.unpiped.Has(origin) && !c.suspects.Has(origin)
 }
 
@@ -239,7 +239,7 @@ func (c *Client) unpipe(ctx context.Context, conn *conn, x *exchange, unanswered
 	c.unpiped.Add(conn.host.origin)
 	fetch.Emit(ctx, fetch.Event{
 		Kind:       fetch.EventPipelineOff,
-		Host:       conn.host.origin,
+		Host:       conn.host.origin.String(),
 		Unanswered: unanswered,
 		Err:        fetch.NewError(ctx, x.result.Request, err),
 		Duration:   rules.Distrust,

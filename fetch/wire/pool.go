@@ -19,7 +19,7 @@ import (
 // A host is one that there are connections to. Its client's mu guards it.
 type host struct {
 	client  *Client
-	origin  string
+	origin  rules.Origin
 	open    int     // connections, those included that are being made
 	idle    []*conn // the last used is the last
 	waiting []chan *conn
@@ -49,9 +49,9 @@ func (c *Client) get(ctx context.Context, t *target, end time.Time, fresh bool) 
 		}
 	}
 	if h == nil {
-		h = &host{client: c, origin: string([]byte(t.origin))} // and not a part of the URL, which is longer
+		h = &host{client: c, origin: t.origin.Clone()}
 		if c.hosts == nil {
-			c.hosts = make(map[string]*host)
+			c.hosts = make(map[rules.Origin]*host)
 		}
 		c.hosts[h.origin] = h
 	}
@@ -134,11 +134,7 @@ func (c *Client) connect(ctx context.Context, h *host, t *target, end time.Time)
 		}
 		return err
 	}
-	scheme := "http"
-	if t.secure() {
-		scheme = "https"
-	}
-	nc, err := c.dialer.Open(ctx, "tcp", rules.Address(scheme, t.host))
+	nc, err := c.dialer.Open(ctx, "tcp", t.origin.Address())
 	if err != nil {
 		if _, ok := errors.AsType[*net.OpError](err); !ok && rules.LocalLimit(err) == "" {
 			if _, refused := errors.AsType[rules.AddressError](err); !refused {
@@ -156,7 +152,7 @@ func (c *Client) connect(ctx context.Context, h *host, t *target, end time.Time)
 	if !bare {
 		raw, conn.under = nil, raw
 	}
-	if scheme == "http" {
+	if t.origin.Scheme == "http" {
 		conn.raw = raw
 		return conn, nil
 	}
@@ -168,7 +164,7 @@ func (c *Client) connect(ctx context.Context, h *host, t *target, end time.Time)
 	}()
 	conn.sock = &socket{Conn: nc, raw: raw}
 	config := c.tls.Clone()
-	u := url.URL{Host: withoutZone(t.host)}
+	u := url.URL{Host: withoutZone(t.origin.Host)}
 	config.ServerName = u.Hostname()
 	conn.tls = tls.Client(conn.sock, config)
 	handshake, cancel := context.WithTimeout(ctx, rules.Handshake)
@@ -273,7 +269,7 @@ func (c *Client) closeIdle(before time.Time) {
 func (c *Client) idleTimeout() time.Duration { return cmp.Or(c.IdleTimeout, 90*time.Second) }
 
 // isProven reports whether the host of an origin has answered on a connection that was kept.
-func (c *Client) isProven(origin string) bool {
+func (c *Client) isProven(origin rules.Origin) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	h := c.hosts[origin]

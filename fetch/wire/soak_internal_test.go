@@ -36,7 +36,7 @@ func TestPipelineSoak(t *testing.T) {
 			c := &Client{}
 			defer c.CloseIdleConnections()
 			ctx := tracing(t, func(fetch.Event) {
-				c.unpiped = new(rules.Suspects[string]) // or little would be written together
+				c.unpiped = new(rules.Suspects) // or little would be written together
 			})
 			for w := range most {
 				reqs := make([]*fetch.Request, each)

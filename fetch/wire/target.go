@@ -10,24 +10,24 @@ import (
 
 // A target is where a request goes, and what it asks for there.
 type target struct {
-	origin string // scheme and host, with the port if it is written
-	host   string // the origin's, with the port if it is written
+	origin rules.Origin
 	path   string // with the query: what stands in the request line
 }
 
 // split takes raw apart, if it is a URL of the usual kind, of which nothing has to be changed
 // before it is sent: rules.ParseURL would accept it, and its String and RequestURI return the same.
 func split(raw string) (t target, ok bool) {
-	begin := len("http://")
 	switch {
 	case len(raw) > rules.MaxURL:
 		return t, false
 	case strings.HasPrefix(raw, "http://"):
+		t.origin.Scheme = "http"
 	case strings.HasPrefix(raw, "https://"):
-		begin++
+		t.origin.Scheme = "https"
 	default:
 		return t, false
 	}
+	begin := len(t.origin.Scheme) + len("://")
 	i := begin
 	for i < len(raw) && inHost[raw[i]] {
 		i++
@@ -57,7 +57,8 @@ func split(raw string) (t target, ok bool) {
 			i++
 		}
 	}
-	return target{origin: raw[:end], host: raw[begin:end], path: raw[end:]}, i == len(raw)
+	t.origin.Host, t.path = raw[begin:end], raw[end:]
+	return t, i == len(raw)
 }
 
 // inHost and inPath are the characters that a URL may have there as they are.
@@ -78,7 +79,7 @@ func targetOf(u *url.URL) (target, error) {
 	if !isASCII(u.Host) {
 		return target{}, errors.New("the host is not ASCII: write it in Punycode")
 	}
-	return target{origin: u.Scheme + "://" + u.Host, host: u.Host, path: u.RequestURI()}, nil
+	return target{rules.Origin{Scheme: u.Scheme, Host: u.Host}, u.RequestURI()}, nil
 }
 
 // isASCII reports whether s is nothing but printable ASCII characters.
@@ -90,8 +91,6 @@ func isASCII(s string) bool {
 	}
 	return true
 }
-
-func (t *target) secure() bool { return strings.HasPrefix(t.origin, "https") }
 
 // withoutZone returns host less the zone of an IPv6 address, which means something on this machine
 // only.

@@ -33,9 +33,17 @@ func Patience(timeout time.Duration) time.Duration {
 }
 
 // An AddressError is why an address may not be connected to.
-type AddressError struct{ error }
+type AddressError struct{ Reason error }
 
-func (e AddressError) Unwrap() error { return e.error }
+func (e AddressError) Error() string { return e.Reason.Error() }
+func (e AddressError) Unwrap() error { return e.Reason }
+
+// A ProxyError is the status, not 200, with which a proxy answered CONNECT.
+type ProxyError int
+
+func (e ProxyError) Error() string {
+	return fmt.Sprintf("the proxy answered CONNECT with status %d", int(e))
+}
 
 // Open opens a connection. That this machine has no file or port to spare is not the
 // URL's fault, and passes as a rule: it tries again for some time.

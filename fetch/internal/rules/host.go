@@ -4,23 +4,45 @@ import (
 	"cmp"
 	"net"
 	"net/netip"
+	"net/url"
 	"strings"
 )
 
-// Origin returns the scheme and host of an absolute URL as they are written: what
-// stands before the path. Requests with equal Origins may share a connection.
-func Origin(raw string) string {
-	i := strings.Index(raw, "://")
-	if i < 0 {
-		return raw
+// An Origin is the scheme and host of a URL as they are written, with the port if there is one. It
+// need not be valid. Requests with equal Origins may share a connection.
+type Origin struct{ Scheme, Host string }
+
+// OriginOf returns the Origin of raw.
+func OriginOf(raw string) Origin {
+	scheme, host, _ := strings.Cut(raw, "://")
+	if end := strings.IndexAny(host, "/?#"); end >= 0 {
+		host = host[:end]
 	}
-	if end := strings.IndexAny(raw[i+3:], "/?#"); end >= 0 {
-		return raw[:i+3+end]
-	}
-	return raw
+	return Origin{scheme, host}
 }
 
-// A Host is who answers a URL, however that is spelled: a name or address, and a port. It need not be valid.
+// String returns scheme://host.
+func (o Origin) String() string { return o.Scheme + "://" + o.Host }
+
+// Address returns the host and port to connect to.
+func (o Origin) Address() string {
+	u := url.URL{Host: o.Host}
+	return net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), DefaultPort(o.Scheme)))
+}
+
+// Clone returns a copy of o that does not keep its URL in memory.
+func (o Origin) Clone() Origin { return Origin{strings.Clone(o.Scheme), strings.Clone(o.Host)} }
+
+// DefaultPort returns the port of a URL that names none.
+func DefaultPort(scheme string) string {
+	if strings.EqualFold(scheme, "https") {
+		return "443"
+	}
+	return "80"
+}
+
+// A Host is the server of a URL, however that is spelled: a name or address, and a port. It need not
+// be valid.
 type Host struct{ Name, Port string }
 
 // String returns name:port.
@@ -28,8 +50,8 @@ func (h Host) String() string { return net.JoinHostPort(h.Name, h.Port) }
 
 // HostOf returns the Host of raw.
 func HostOf(raw string) Host {
-	scheme, host, _ := strings.Cut(Origin(raw), "://")
-	host = host[strings.LastIndexByte(host, '@')+1:]
+	o := OriginOf(raw)
+	host := o.Host[strings.LastIndexByte(o.Host, '@')+1:]
 	port := ""
 	if i := strings.LastIndexByte(host, ':'); i > strings.LastIndexByte(host, ']') {
 		host, port = host[:i], strings.TrimLeft(host[i+1:], "0")
@@ -39,5 +61,5 @@ func HostOf(raw string) Host {
 			host = ip.String()
 		}
 	}
-	return Host{strings.ToLower(strings.TrimSuffix(host, ".")), cmp.Or(port, DefaultPort(scheme))}
+	return Host{strings.ToLower(strings.TrimSuffix(host, ".")), cmp.Or(port, DefaultPort(o.Scheme))}
 }

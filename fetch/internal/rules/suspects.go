@@ -15,31 +15,31 @@ const Distrust = time.Minute
 const maxSuspects = 10_000
 
 // Suspects are the origins that were caught of late. Its zero value has none.
-type Suspects[O comparable] struct {
+type Suspects struct {
 	any   atomic.Bool // has ever had one
 	mu    sync.Mutex
-	until map[O]time.Time
+	until map[Origin]time.Time
 }
 
 // Add adds o.
-func (s *Suspects[O]) Add(o O) {
+func (s *Suspects) Add(o Origin) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
 	if len(s.until) >= maxSuspects {
-		maps.DeleteFunc(s.until, func(_ O, until time.Time) bool {
+		maps.DeleteFunc(s.until, func(_ Origin, until time.Time) bool {
 			return now.After(until) || len(s.until) >= maxSuspects
 		})
 	}
 	if s.until == nil {
-		s.until = make(map[O]time.Time)
+		s.until = make(map[Origin]time.Time)
 	}
 	s.until[o] = now.Add(Distrust)
 	s.any.Store(true)
 }
 
 // Has reports whether o is distrusted.
-func (s *Suspects[O]) Has(o O) bool {
+func (s *Suspects) Has(o Origin) bool {
 	if !s.any.Load() {
 		return false
 	}
@@ -49,7 +49,7 @@ func (s *Suspects[O]) Has(o O) bool {
 }
 
 // Len returns how many origins are known.
-func (s *Suspects[O]) Len() int {
+func (s *Suspects) Len() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.until)

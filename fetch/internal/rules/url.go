@@ -1,9 +1,7 @@
 package rules
 
 import (
-	"cmp"
 	"errors"
-	"net"
 	"net/url"
 	"strconv"
 	"strings"
@@ -69,26 +67,11 @@ func checkURL(raw string, u *url.URL) error {
 	return nil
 }
 
-// Address returns the host and port that a URL with that scheme and host (with the port, if it
-// is written) is asked from.
-func Address(scheme, host string) string {
-	u := url.URL{Host: host}
-	return net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), DefaultPort(scheme)))
-}
-
-// DefaultPort returns the port of a URL that names none.
-func DefaultPort(scheme string) string {
-	if strings.EqualFold(scheme, "https") {
-		return "443"
-	}
-	return "80"
-}
-
 // sameOrigin reports whether a and b have the same scheme, host and port (RFC 6454 §4). Of names
 // that are not ASCII only the same spelling counts: what Unicode takes for one letter in two
 // cases may be two hosts.
 func sameOrigin(a, b *url.URL) bool {
-	to, from := Address(a.Scheme, a.Host), Address(b.Scheme, b.Host)
+	to, from := Origin{a.Scheme, a.Host}.Address(), Origin{b.Scheme, b.Host}.Address()
 	return a.Scheme == b.Scheme && (to == from || isASCII(to) && isASCII(from) && strings.EqualFold(to, from))
 }
 

@@ -1,4 +1,4 @@
-package fetch
+package nethttp
 
 import (
 	"bytes"
@@ -27,15 +27,15 @@ import (
 type guardedConn struct {
 	net.Conn
 	peek func() int // returns how many bytes there are to be read, up to some
-	d    *dialer
+	t    *Transport
 
 	mu      sync.Mutex
-	host    *hostConns // of the request that had it last
-	armed   *hop       // of the request that has it, until that is written
-	kept    bool       // its last response was complete, and no other request has it yet
-	stray   bool       // there was something to read while it was armed, or kept
-	reading bool       // a Read is waiting: what others returned has been used up
-	last    int        // bytes that the last Read returned
+	host    *host     // of the request that had it last
+	armed   *exchange // of the request that has it, until that is written
+	kept    bool      // its last response was complete, and no other request has it yet
+	stray   bool      // there was something to read while it was armed, or kept
+	reading bool      // a Read is waiting: what others returned has been used up
+	last    int       // bytes that the last Read returned
 	closed  bool
 	settled chan struct{} // if not nil, closed when reading or closed becomes true
 }
@@ -52,7 +52,7 @@ func (c *guardedConn) Read(b []byte) (int, error) {
 	case n == 0:
 	case c.kept && is408(b[:n]):
 		c.kept = false // net/http closes it, and there is nothing to suspect
-	case c.armed != nil, c.kept && c.host.origin.scheme == "http":
+	case c.armed != nil, c.kept && c.host.origin.Scheme == "http":
 		c.caughtLocked()
 		return 0, errStray // net/http would log what a kept connection gets
 	}
@@ -91,7 +91,7 @@ func (c *guardedConn) refuses() bool {
 func (c *guardedConn) Close() error {
 	c.settle(&c.closed)
 	c.mu.Lock()
-	if c.kept && !c.reading && c.d.closing.Load() == 0 {
+	if c.kept && !c.reading && c.t.closing.Load() == 0 {
 		c.caughtLocked() // net/http has found something, and does not want to read more
 	}
 	c.mu.Unlock()
@@ -109,11 +109,11 @@ func (c *guardedConn) settle(state *bool) {
 	}
 }
 
-// own makes c that of h. If it has been kept, it is prepared for the first Write of h's request.
+// own makes c that of x. If it has been kept, it is prepared for the first Write of x's request.
 //
 // The wait ends: c was kept when the response before was complete, and what net/http does next is to
 // close c, if something is left of what it has read, or to read.
-func (c *guardedConn) own(h *hop, reused bool) {
+func (c *guardedConn) own(x *exchange, reused bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for reused && !c.reading && !c.closed {
@@ -124,17 +124,17 @@ func (c *guardedConn) own(h *hop, reused bool) {
 		c.mu.Unlock()
 		select {
 		case <-settled:
-		case <-h.Done():
+		case <-x.Done():
 		}
 		c.mu.Lock()
-		if h.Err() != nil {
+		if x.Err() != nil {
 			return // the request will not be written
 		}
 	}
-	c.host, c.kept = h.host, false
+	c.host, c.kept = x.host, false
 	if reused {
-		c.armed = h
-		c.stray = c.stray || c.closed || c.d.suspects.Has(h.host.origin)
+		c.armed = x
+		c.stray = c.stray || c.closed || c.t.suspects.Has(x.host.origin)
 	}
 }
 
@@ -143,14 +143,14 @@ func (c *guardedConn) caughtLocked() {
 	c.stray = true
 	// Over TLS it may be the record that says that the server is about to close: an alert with an AEAD
 	// (RFC 8446 §5.2, RFC 5288), which is smaller than any response.
-	if c.host.origin.scheme == "http" || c.last > 5+8+2+16 {
-		c.d.suspects.Add(c.host.origin)
+	if c.host.origin.Scheme == "http" || c.last > 5+8+2+16 {
+		c.t.suspects.Add(c.host.origin)
 	}
 }
 
-// gotConn is told by net/http to which connection it is about to write h's request.
-func (h *hop) gotConn(info httptrace.GotConnInfo) {
-	h.sent.Add(1)
+// gotConn is told by net/http to which connection it is about to write x's request.
+func (x *exchange) gotConn(info httptrace.GotConnInfo) {
+	x.sent.Add(1)
 	conn := info.Conn
 	for t, ok := conn.(*tls.Conn); ok; t, ok = conn.(*tls.Conn) { // twice, within a proxy's
 		if t.ConnectionState().NegotiatedProtocol == "h2" {
@@ -159,15 +159,15 @@ func (h *hop) gotConn(info httptrace.GotConnInfo) {
 		conn = t.NetConn()
 	}
 	if c, ok := conn.(*countedConn); ok && c.guarded != nil {
-		h.conn = c.guarded
-		h.conn.own(h, info.Reused)
+		x.conn = c.guarded
+		x.conn.own(x, info.Reused)
 	}
 }
 
-// putIdleConn is told by net/http that it keeps the connection of h's request, or why not. That
+// putIdleConn is told by net/http that it keeps the connection of x's request, or why not. That
 // comes before the connection is read from again.
-func (h *hop) putIdleConn(err error) {
-	if c := h.conn; err == nil && c != nil {
+func (x *exchange) putIdleConn(err error) {
+	if c := x.conn; err == nil && c != nil {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.kept = true

@@ -1,4 +1,4 @@
-package fetch
+package nethttp
 
 import (
 	"bufio"
@@ -13,12 +13,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
-
-func suspects(c *Client) int {
-	c.dialer.mu.Lock()
-	defer c.dialer.mu.Unlock()
-	return c.dialer.suspects.Len()
-}
 
 // Some servers close an idle connection with a 408, which is no answer to anybody.
 func TestGuardKnows408(t *testing.T) {
@@ -42,23 +36,23 @@ func TestGuardKnows408(t *testing.T) {
 			closed <- true
 		}
 	}()
-	c := &Client{}
-	defer c.CloseIdleConnections()
+	tr := newTransport(nil)
+	defer tr.CloseIdle()
 	for range 5 {
-		res := c.Do(t.Context(), &Request{URL: "http://" + l.Addr().String()})
-		require.NoError(t, res.Err)
-		require.Equal(t, 204, res.Status)
+		resp, err := get(t.Context(), tr, "http://"+l.Addr().String())
+		require.NoError(t, err)
+		require.Equal(t, 204, resp.StatusCode)
 		<-closed // by the client
 	}
-	assert.Zero(t, suspects(c))
+	assert.Zero(t, tr.suspects.Len())
 }
 
 // Connections that are closed because nobody uses them are no sign that something was found there.
 func TestGuardAndCloseIdleConnections(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hello") }))
 	defer server.Close()
-	c := &Client{}
-	defer c.CloseIdleConnections()
+	tr := newTransport(nil)
+	defer tr.CloseIdle()
 	done := make(chan struct{})
 	var closing, fetching sync.WaitGroup
 	closing.Go(func() {
@@ -67,20 +61,20 @@ func TestGuardAndCloseIdleConnections(t *testing.T) {
 			case <-done:
 				return
 			default:
-				c.CloseIdleConnections()
+				tr.CloseIdle()
 			}
 		}
 	})
 	for range 8 {
 		fetching.Go(func() {
 			for range 200 {
-				res := c.Do(t.Context(), &Request{URL: server.URL})
-				assert.NoError(t, res.Err)
+				_, err := get(t.Context(), tr, server.URL)
+				assert.NoError(t, err)
 			}
 		})
 	}
 	fetching.Wait()
 	close(done)
 	closing.Wait()
-	assert.Zero(t, suspects(c))
+	assert.Zero(t, tr.suspects.Len())
 }

@@ -1,4 +1,4 @@
-package fetch
+package rules
 
 import (
 	"errors"
@@ -7,14 +7,7 @@ import (
 
 var errNotPublic = errors.New("not a public address")
 
-// PublicOnly is a [Client.Allow] for programs that fetch URLs which strangers choose: it refuses every
-// address that is not of the public Internet. Those are this machine, private and link-local
-// networks, multicast, what IANA reserves for documentation, benchmarks and carriers (RFC 6890 and
-// its registries), and the metadata services of clouds: 169.254.169.254, fd00:ec2::254,
-// 100.100.100.200, 168.63.129.16.
-//
-// An IPv6 address with an IPv4 one in it is refused if that is (IPv4-mapped, NAT64), or in any case
-// (6to4, Teredo). In which form a URL has the address does not matter.
+// PublicOnly returns an error if addr is not of the public Internet.
 func PublicOnly(addr netip.AddrPort) error {
 	if !isPublic(addr.Addr()) {
 		return errNotPublic

@@ -1,0 +1,67 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// A crawl sees millions of hosts: however a request ends, nothing is left of its host after the last
+// connection.
+func TestClientForgetsEachHost(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/away":
+			http.Redirect(w, r, "http://redirected-"+r.Host+"/", http.StatusFound)
+		case "/file":
+			http.Redirect(w, r, "file:///etc/passwd", http.StatusFound)
+		case "/odd":
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if assert.NoError(t, err) {
+				io.WriteString(conn, "HTTP/1.1 200 OK\r\nA B: c\r\nContent-Length: 0\r\n\r\n")
+				conn.Close()
+			}
+			return
+		case "/cut":
+			panic(http.ErrAbortHandler)
+		case "/large":
+			w.Write(make([]byte, 1<<20))
+		}
+		io.WriteString(w, "hello")
+	}))
+	defer server.Close()
+	c := &Client{MaxBody: 1000, Transport: &http.Transport{MaxIdleConnsPerHost: 100, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if strings.HasPrefix(addr, "refused") {
+			return nil, errors.New("refused")
+		}
+		return new(net.Dialer).DialContext(ctx, network, server.Listener.Addr().String())
+	}}}
+	defer c.CloseIdleConnections()
+
+	var wg sync.WaitGroup
+	for i := range 20 {
+		wg.Go(func() {
+			for _, path := range []string{"/", "/away", "/file", "/odd", "/cut", "/large", "/"} {
+				res := c.Do(t.Context(), &Request{URL: fmt.Sprintf("http://host%d.invalid%s", i/2, path)})
+				assert.Equal(t, map[string]Kind{"/file": ErrRedirect, "/odd": ErrProtocol, "/cut": ErrReset, "/large": ErrTooLarge}[path], KindOf(res.Err), path)
+			}
+			c.Do(t.Context(), &Request{URL: fmt.Sprintf("http://refused%d.invalid/", i)})
+		})
+	}
+	wg.Wait()
+	assert.NotZero(t, c.transport.Hosts(), "connections were kept")
+	assert.LessOrEqual(t, c.transport.Hosts(), 20, "10 hosts and where they redirect to")
+	c.CloseIdleConnections()
+	require.Eventually(t, func() bool { return c.transport.Hosts() == 0 }, 10*time.Second, time.Millisecond)
+}
