@@ -77,7 +77,7 @@ func (e Event) String() string {
 		add("index", true, e.Request.Index)
 		add("url", true, rules.SafeURL(e.Request.URL))
 	}
-	add("host", e.Host != "", e.Host)
+	add("host", e.Host != "", rules.Shorten(e.Host, 256))
 	add("batch", e.Kind == EventBatch, e.Batch)
 	add("size", e.Size > 0, e.Size)
 	add("failed", e.Failed > 0, e.Failed)
@@ -87,7 +87,9 @@ func (e Event) String() string {
 	add("attempts", e.Attempts > 0, e.Attempts)
 	add("unanswered", e.Unanswered > 0, e.Unanswered)
 	add("duration", e.Duration > 0, e.Duration)
-	add("error", e.Err != nil, e.Err)
+	if e.Err != nil {
+		add("error", true, rules.Shorten(e.Err.Error(), 1024))
+	}
 	return b.String()
 }
 

@@ -317,7 +317,7 @@ func ExampleEmit() {
 	}}
 	for range f.Get(context.Background(), people...) {
 	}
-	// Output: cached url=https://api.test/ada
+	// Output: cached index=0 url=https://api.test/ada
 }
 
 func ExampleURLs() {

@@ -55,7 +55,7 @@ type Fetcher struct {
 	// [ErrTimeout].
 	Rate *rate.Limiter
 	// Trace is told what happens in a run, one event at a time, on any goroutine. The run waits for it
-	// to return; it must not panic. nil means no events.
+	// to return; it must not panic, nor call runtime.Goexit. nil means no events.
 	Trace func(Event)
 }
 
@@ -98,8 +98,11 @@ func (f *Fetcher) Stream(ctx context.Context, reqs <-chan Request) iter.Seq[Resu
 	}
 	return f.run(ctx, func(l *loop) {
 		for l.input = reqs; l.input != nil; {
-			if !l.advance() || l.input != nil && !l.wait() {
+			if !l.advance() {
 				return
+			}
+			if l.input != nil { // else a stop has ended it
+				l.wait()
 			}
 		}
 		l.finish()
@@ -116,8 +119,9 @@ func (f *Fetcher) FetchQueue(ctx context.Context, q *Queue) iter.Seq[Result] {
 	}
 	return f.run(ctx, func(l *loop) {
 		for !l.stopped && (q.Len() > 0 || l.pending > 0) {
-			if q.Len() == 0 {
-				if !l.wait() || !l.advance() {
+			if l.exhausted = q.Len() == 0; l.exhausted {
+				l.wait()
+				if !l.advance() {
 					return
 				}
 				continue

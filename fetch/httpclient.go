@@ -35,7 +35,19 @@ func (c HTTPClient) Do(ctx context.Context, req *Request) Result {
 	return perform(ctx, a, req, false, func(hreq *http.Request, res *Result) error {
 		hreq = hreq.WithContext(a)
 		hreq.Header = hreq.Header.Clone() // a cookie jar writes to it
-		resp, err := cmp.Or(c.Client, http.DefaultClient).Do(hreq)
+		client := *cmp.Or(c.Client, http.DefaultClient)
+		check := client.CheckRedirect
+		client.CheckRedirect = func(next *http.Request, via []*http.Request) error {
+			res.setHead(next.Response) // the outcome, if its target does not respond
+			if check != nil {
+				return check(next, via)
+			}
+			if len(via) >= 10 {
+				return errors.New("stopped after 10 redirects")
+			}
+			return nil
+		}
+		resp, err := client.Do(hreq)
 		if err != nil && resp != nil { // only if its redirect policy refused
 			res.setHead(resp)
 			return &Error{Kind: ErrRedirect, Err: redact(errors.Unwrap(err))}

@@ -15,8 +15,8 @@ import (
 //
 //	input → take → waiting, for a policy → submit → out → receive → held, for the order → hand out
 //
-// Methods that return a bool report false if the caller's body has ended the loop: then they, and
-// whoever called them, return at once, and close does the rest.
+// The caller's body runs in advance alone, between two steps of the loop. If that returns false, the
+// body has ended the loop: whoever called it returns at once, and close does the rest.
 //
 // It cannot deadlock: it waits only if something is out, which comes back since the executor has
 // room for it, or for a time that a policy named, or for Stream's input.
@@ -36,10 +36,11 @@ type loop struct {
 	exhausted  bool           // the input has ended
 	stopped    bool           // no more input, and nothing more is submitted
 	taken      int
-	pending    int            // taken and not handed out
-	out        int            // submitted and not received
-	held       map[int]Result // for the order, by Index; nil: the order does not matter
-	next       int            // the Index to be handed out next
+	pending    int                // taken and not handed out
+	out        int                // submitted and not received
+	held       map[int]Result     // for the order, by Index; nil: the order does not matter
+	next       int                // the Index to be handed out next
+	done       queue.FIFO[Result] // to be handed out
 	batch      Event
 	batchBegun time.Time
 
@@ -120,7 +121,7 @@ func (l *loop) tell(e Event) {
 // take begins to work on r, for which there is room.
 func (l *loop) take(r *Request) {
 	r.Index = l.taken
-	r.state = requestState{}
+	r.state = requestState{index: l.taken}
 	l.taken++
 	l.pending++
 	if l.limits.Batch > 0 {
@@ -144,17 +145,13 @@ func (l *loop) hasRoom() bool {
 // settle hands out the results that are there, and waits until another request may be taken or the
 // run is stopped.
 func (l *loop) settle() bool {
-	for {
-		if !l.advance() {
-			return false
-		}
+	for l.advance() {
 		if l.stopped || l.hasRoom() {
 			return true
 		}
-		if !l.wait() {
-			return false
-		}
+		l.wait()
 	}
+	return false
 }
 
 // finish hands out all that is left after the end of the input.
@@ -163,37 +160,46 @@ func (l *loop) finish() {
 	if x, ok := l.executor.(interface{ InputEnded() }); ok && !l.stopped {
 		x.InputEnded()
 	}
-	for l.pending > 0 {
-		if !l.wait() || !l.advance() {
+	for l.advance() {
+		if l.pending == 0 {
+			if l.batch.Size > 0 {
+				l.endBatch()
+			}
 			return
 		}
-	}
-	if l.batch.Size > 0 {
-		l.endBatch()
+		l.wait()
 	}
 }
 
-// advance does all that can be done without waiting.
+// advance does all that can be done without waiting. Before each result that it hands out it looks
+// at those that have come, and starts what may start, since the body may take its time.
 func (l *loop) advance() bool {
-	for len(l.results) > 0 {
-		if !l.receive(<-l.results) {
+	for {
+		for len(l.results) > 0 {
+			l.receive(<-l.results)
+		}
+		if !l.stopped && l.ctx.Err() != nil {
+			l.stop(func(r *Request) error { return contextError(l.ctx, r) })
+		}
+		l.start()
+		if l.done.Len() == 0 {
+			return true
+		}
+		if !l.handOut(l.done.Pop()) {
 			return false
 		}
 	}
-	if !l.stopped && l.ctx.Err() != nil {
-		return l.stop(func(r *Request) error { return contextError(l.ctx, r) })
-	}
-	return l.start()
 }
 
 // wait waits for a result, for Stream's input, for a time that a policy named or for the end of ctx.
-func (l *loop) wait() bool {
+func (l *loop) wait() {
 	if l.out > 0 && len(l.results) == 0 {
 		l.executor.Flush()
 	}
 	at, timed := l.wake()
 	if l.out > 0 && !timed && l.input == nil {
-		return l.receive(<-l.results)
+		l.receive(<-l.results)
+		return
 	}
 	var input <-chan Request
 	if l.hasRoom() {
@@ -214,7 +220,7 @@ func (l *loop) wait() bool {
 	}
 	select {
 	case res := <-l.results:
-		return l.receive(res)
+		l.receive(res)
 	case r, ok := <-input:
 		if ok {
 			l.take(&r)
@@ -224,7 +230,6 @@ func (l *loop) wait() bool {
 	case <-timer:
 	case <-done:
 	}
-	return true
 }
 
 // wake returns when a policy lets the next request go on, if that is not for a result to say.
@@ -254,9 +259,9 @@ func (l *loop) enqueue(r *Request) {
 }
 
 // start submits the requests that may start now, and concludes those that may not at all.
-func (l *loop) start() bool {
+func (l *loop) start() {
 	if !l.policies || l.stopped {
-		return true
+		return
 	}
 	now := l.now()
 	l.paced = false
@@ -265,43 +270,41 @@ func (l *loop) start() bool {
 	}
 	if l.hosts != nil {
 		l.hosts.advance(now, l.isStuck())
-		for r, err := l.hosts.fail(); r != nil; r, err = l.hosts.fail() {
-			if !l.conclude(Result{Request: r, Attempts: r.state.attempts, Err: err}) {
-				return false
-			}
-		}
 	}
-	for l.out < l.most && !l.stopped && !l.isFull() {
+	for l.out < l.most && !l.isFull() {
 		r := l.peek(now)
 		if r == nil {
 			break
 		}
 		if l.pace != nil {
-			switch ok, err := l.pace.admit(now, l.deadline); {
-			case err != nil:
+			ok, err := l.pace.admit(now, l.deadline)
+			if !ok && err == nil {
+				l.paced = true
+				break
+			}
+			if err != nil {
 				l.pop(r, now)
 				res := Result{Request: r, Attempts: r.state.attempts, Err: newError(ErrTimeout, r, unsentError{err})}
 				if l.hosts != nil {
 					l.hosts.done(r, &res, l.begun, now, false)
 				}
-				if !l.conclude(res) {
-					return false
-				}
+				l.conclude(res)
 				continue
-			case !ok:
-				l.paced = true
-				return true
 			}
 		}
 		l.pop(r, now)
 		l.submit(r)
 	}
-	return true
+	if l.hosts != nil {
+		for r, err := l.hosts.fail(); r != nil; r, err = l.hosts.fail() {
+			l.conclude(Result{Request: r, Attempts: r.state.attempts, Err: err})
+		}
+	}
 }
 
 // isStuck reports whether nothing is left to do but to ask hosts that are down.
 func (l *loop) isStuck() bool {
-	return (l.exhausted || !l.hasRoom()) && l.pending-len(l.held) == l.hosts.held+l.hosts.probes
+	return (l.exhausted || !l.hasRoom()) && l.pending-len(l.held)-l.done.Len() == l.hosts.held+l.hosts.probes
 }
 
 // peek returns the request that may start next, or nil.
@@ -331,7 +334,7 @@ func (l *loop) submit(r *Request) {
 }
 
 // receive decides what the result of an attempt means: another one, or the end of its request.
-func (l *loop) receive(res Result) bool {
+func (l *loop) receive(res Result) {
 	r := res.Request
 	if r == nil || !r.state.out {
 		panic(fmt.Sprintf("fetch: the executor of %v returned a result that is not of a request that is out", l.strategy))
@@ -344,13 +347,14 @@ func (l *loop) receive(res Result) bool {
 	if res.Err != nil && !l.stopped {
 		if x, ok := l.executor.(interface{ Err() error }); ok && x.Err() != nil {
 			why := x.Err()
-			return l.conclude(res) && l.stop(func(r *Request) error { return newError(ErrLost, r, why) })
+			l.conclude(res)
+			l.stop(func(r *Request) error { return newError(ErrLost, r, why) })
+			return
 		}
 	}
-	if l.policies && !l.isLast(&res) {
-		return true
+	if !l.policies || l.isLast(&res) {
+		l.conclude(res)
 	}
-	return l.conclude(res)
 }
 
 // isLast asks the policies what res means to them, and reports whether its request ends with it.
@@ -379,44 +383,36 @@ func (l *loop) isLast(res *Result) bool {
 }
 
 // stop ends the input, and concludes all that is not out.
-func (l *loop) stop(err func(*Request) error) bool {
+func (l *loop) stop(err func(*Request) error) {
 	l.stopped, l.input = true, nil
-	var all []*Request
+	end := func(r *Request) { l.conclude(Result{Request: r, Attempts: r.state.attempts, Err: err(r)}) }
 	for l.waiting.Len() > 0 {
-		all = append(all, l.waiting.Pop())
+		end(l.waiting.Pop())
 	}
 	for l.later.Len() > 0 {
 		r, _ := l.later.Pop(math.MaxInt64)
-		all = append(all, r)
+		end(r)
 	}
 	if l.hosts != nil {
-		all = append(all, l.hosts.all()...)
+		l.hosts.drain(end)
 	}
-	for _, r := range all {
-		if !l.conclude(Result{Request: r, Attempts: r.state.attempts, Err: err(r)}) {
-			return false
-		}
-	}
-	return true
 }
 
-// conclude hands out res, its request's last, as soon as the order allows.
-func (l *loop) conclude(res Result) bool {
+// conclude hands over res, its request's last, to be handed out as soon as the order allows.
+func (l *loop) conclude(res Result) {
 	if res.Err != nil {
 		l.batch.Failed++
 	}
 	if l.held == nil {
-		return l.handOut(res)
+		l.done.Push(res)
+		return
 	}
-	l.held[res.Request.Index] = res
+	l.held[res.Request.state.index] = res
 	for res, ok := l.held[l.next]; ok; res, ok = l.held[l.next] {
 		delete(l.held, l.next)
 		l.next++
-		if !l.handOut(res) {
-			return false
-		}
+		l.done.Push(res)
 	}
-	return true
 }
 
 func (l *loop) handOut(res Result) bool {
@@ -445,6 +441,7 @@ func (l *loop) endBatch() {
 
 // A requestState is what the loop knows of a request that it has taken.
 type requestState struct {
+	index    int           // Request.Index, whatever a Doer does to that
 	id       uint64        // in a child of a Shard: the parent's name for it
 	out      bool          // submitted and not received
 	probe    bool          // asks whether its host is back

@@ -22,13 +22,16 @@ import (
 //
 // A host is down if a request to it failed by [ErrDial], [ErrDNS] or [ErrTimeout], Failures times
 // in a row, and it has answered nothing since the failed request began: one answer, to whatever
-// request, is a sign of life. A timeout of a request that has failed before does not count. The
-// requests to a host that is down are held, and one of them at a time asks whether it is back, once
-// a second. One that is refused then is held again, and has used up nothing of Retry; so is one that is
-// refused by a host which has answered before, for up to Patience. One that times out has failed, and
-// it is for Retry to decide. The others fail, without having been sent, only when
-// the host has been down for Patience. After that, new ones fail at once, but for one from time to
-// time that asks: after a second, then after twice as long each time, up to MaxPark.
+// request, is a sign of life. A timeout of a request that has failed before does not count.
+//
+// The requests to a host that is down are held, and one of them asks whether it is back, once a
+// second, whether the one before it had a response or not, as far as Limit allows. One that is
+// refused is held again, and has used up nothing of Retry; so is one that is refused by a host which
+// has answered before, for up to Patience. One that times out has failed, and it is for Retry to
+// decide. (So a row of URLs that all hang, more than twice Limit, may pass for a dead host.) The
+// others fail, without having been sent, only when the host has been down for Patience. After that,
+// new ones fail at once, but for one from time to time that asks: after a second, then after twice as
+// long each time, up to MaxPark.
 //
 // Requests held for hosts that have never answered take at most half of Lookahead. Beyond that, those
 // of the host that has been down longest fail first (unless it is the first such host, and the only
@@ -71,9 +74,10 @@ func (p *PerHost) check() {
 // way.
 func (p PerHost) defaults(inFlight int) PerHost {
 	p.Limit = cmp.Or(p.Limit, 8)
-	p.MaxPark = cmp.Or(p.MaxPark, time.Minute)
+	p.MaxPark = min(cmp.Or(p.MaxPark, time.Minute), forEver)
+	p.Spacing = min(p.Spacing, forEver)
 	p.Failures = max(cmp.Or(p.Failures, 3), 0) // 0: never
-	p.Patience = cmp.Or(p.Patience, 10*time.Second)
+	p.Patience = min(cmp.Or(p.Patience, 10*time.Second), forEver)
 	p.Lookahead = cmp.Or(p.Lookahead, min(16*inFlight, maxLimit))
 	return p
 }
@@ -91,6 +95,7 @@ type hosts struct {
 	failing queue.FIFO[failing]
 
 	pending int                // requests added and not done
+	unheard int                // of the held, those for hosts that have never answered
 	held    int                // those waiting for hosts that are down
 	down    map[*host]struct{} // those hosts
 	fallen  int                // how often a host that had never answered went down
@@ -114,7 +119,7 @@ type host struct {
 	failed   time.Duration // its time
 	since    time.Duration // when it went down; 0: it is not down
 	hopeless bool          // down for so long that nothing is held for it
-	probing  bool          // a request is under way that asks whether it is back
+	probing  int           // requests under way that ask whether it is back
 	probe    time.Duration // when the next one may
 	pause    time.Duration // from one such request to the next
 }
@@ -139,7 +144,7 @@ func (p *hosts) add(r *Request, now time.Duration) {
 	h := p.host(rules.HostOf(r.URL), now)
 	r.state.host = h
 	p.pending++
-	if h.hopeless && (h.waiting.Len() > 0 || h.probing || now < h.probe) {
+	if h.hopeless && (h.waiting.Len() > 0 || h.probing > 0 || now < h.probe) {
 		p.failing.Push(failing{r, p.downError(h, now)})
 		return
 	}
@@ -155,12 +160,15 @@ func (p *hosts) hold(h *host, n int, now time.Duration) {
 	if h.since == 0 || h.hopeless {
 		return
 	}
+	if !h.heard {
+		p.unheard += n
+	}
 	if p.held += n; h.waiting.Len() == 0 {
 		delete(p.down, h)
 		return
 	}
 	p.down[h] = struct{}{}
-	for p.held > p.Lookahead/2 {
+	for p.unheard > p.Lookahead/2 {
 		var oldest *host
 		for h := range p.down {
 			if !h.heard && (oldest == nil || h.since < oldest.since) {
@@ -179,6 +187,9 @@ func (p *hosts) hold(h *host, n int, now time.Duration) {
 func (p *hosts) giveUp(h *host, now time.Duration) {
 	if _, ok := p.down[h]; ok {
 		p.held -= h.waiting.Len()
+		if !h.heard {
+			p.unheard -= h.waiting.Len()
+		}
 		delete(p.down, h)
 	}
 	h.hopeless = true
@@ -193,16 +204,17 @@ func (p *hosts) schedule(h *host, now time.Duration) {
 	switch {
 	case h.queued || h.waiting.Len() == 0:
 		return
-	case h.since == 0 && h.out >= p.Limit:
-		return
+	case h.out >= p.Limit && (h.since == 0 || h.hopeless):
+		return // its next result will
 	case h.since == 0:
 	case !h.hopeless && now >= end:
 		p.giveUp(h, now)
 		return
-	case h.probing:
-		at = end
 	default:
-		if at = max(at, h.probe); !h.hopeless {
+		if at = max(at, h.probe); h.out >= p.Limit {
+			at = end
+		}
+		if !h.hopeless {
 			at = min(at, end)
 		}
 	}
@@ -220,10 +232,7 @@ func (p *hosts) mayStart(h *host, now time.Duration) bool {
 	if h.waiting.Len() == 0 || now < h.next {
 		return false
 	}
-	if h.since > 0 {
-		return !h.probing && now >= h.probe
-	}
-	return h.out < p.Limit
+	return h.out < p.Limit && (h.since == 0 || now >= h.probe)
 }
 
 // advance looks at the hosts whose time has come. stuck tells that the run has nothing to do but to
@@ -232,8 +241,8 @@ func (p *hosts) advance(now time.Duration, stuck bool) {
 	for h, ok := p.timed.Pop(now); ok; h, ok = p.timed.Pop(now) {
 		if h.alarm <= now { // else there is a later one
 			h.alarm = 0
-			p.schedule(h, now)
 		}
+		p.schedule(h, now)
 	}
 	if stuck && p.crowded {
 		for h := range p.down {
@@ -245,7 +254,12 @@ func (p *hosts) advance(now time.Duration, stuck bool) {
 }
 
 // wake returns when a host has to be looked at, if that is not for a result to say.
-func (p *hosts) wake() (at time.Duration, ok bool) { return p.timed.Next() }
+func (p *hosts) wake() (at time.Duration, ok bool) {
+	if p.failing.Len() > 0 {
+		return 0, true
+	}
+	return p.timed.Next()
+}
 
 // peek returns the request that may start next, or nil. The hosts take turns.
 func (p *hosts) peek(now time.Duration) *Request {
@@ -269,7 +283,9 @@ func (p *hosts) begin(r *Request, now time.Duration) {
 	h.out++
 	r.state.begun = now
 	if h.since > 0 {
-		r.state.probe, h.probing = true, true
+		r.state.probe = true
+		h.probing++
+		h.probe = now + h.pause
 		p.probes++
 		p.hold(h, -1, now)
 	}
@@ -287,8 +303,8 @@ func (p *hosts) done(r *Request, res *Result, begun time.Time, now time.Duration
 	p.pending--
 	probe := r.state.probe
 	if probe {
-		r.state.probe, h.probing = false, false
-		h.probe = now
+		r.state.probe = false
+		h.probing--
 		p.probes--
 	}
 	if after, ok := retryAfter(res, begun.Add(now)); ok && after > 0 {
@@ -322,12 +338,12 @@ func (p *hosts) done(r *Request, res *Result, begun time.Time, now time.Duration
 		case probe && h.hopeless:
 			h.pause = min(2*h.pause, p.MaxPark)
 			h.probe = now + h.pause
-		case probe:
-			h.probe = now + h.pause
 		}
 		again = !silent && h.since > 0 && !h.hopeless && now < h.since+p.Patience
+	case probe:
+		h.probe = now // it said nothing: another one may ask at once
 	}
-	if known && KindOf(res.Err) == ErrDial && dead(res) && h.heard && h.since == 0 && p.Failures > 0 {
+	if known && KindOf(res.Err) == ErrDial && dead(res) && !alive(res) && h.heard && h.since == 0 && p.Failures > 0 {
 		// It was not sent, and may be one of many that a host refuses as it goes down, while it still
 		// answers others: it waits for what comes of that.
 		if r.state.refused == 0 {
@@ -338,7 +354,7 @@ func (p *hosts) done(r *Request, res *Result, begun time.Time, now time.Duration
 	}
 	if again {
 		p.pending++
-		h.waiting.PushFront(r)
+		h.waiting.Push(r)
 		p.hold(h, 1, now)
 	}
 	p.schedule(h, now)
@@ -372,22 +388,21 @@ func (p *hosts) fail() (*Request, error) {
 	return f.r, newError(KindOf(f.err.last), f.r, unsentError{f.err})
 }
 
-// all takes the requests that wait.
-func (p *hosts) all() (all []*Request) {
+// drain takes the requests that wait.
+func (p *hosts) drain(take func(*Request)) {
 	for p.failing.Len() > 0 {
-		all = append(all, p.failing.Pop().r)
+		take(p.failing.Pop().r)
 	}
 	for _, h := range p.known {
 		for h.waiting.Len() > 0 {
-			all = append(all, h.waiting.Pop())
+			take(h.waiting.Pop())
 		}
 	}
-	p.held = 0
+	p.held, p.unheard = 0, 0
 	clear(p.down)
-	return all
 }
 
-// remembered is how many hosts that have failed are kept in mind without requests.
+// remembered is how many hosts that have failed, or are parked, are kept in mind without requests.
 const remembered = 10_000
 
 // host returns what is known of key's host.
@@ -399,7 +414,7 @@ func (p *hosts) host(key rules.Host, now time.Duration) *host {
 	if len(p.known) >= max(p.sweep, 1024) {
 		for _, h := range p.known {
 			idle := h.out == 0 && h.waiting.Len() == 0
-			if idle && now >= h.next && (h.failures == 0 || len(p.known) > remembered || now-h.failed > p.MaxPark) {
+			if idle && (len(p.known) > remembered || now >= h.next && (h.failures == 0 || now-h.failed > p.MaxPark)) {
 				delete(p.known, h.key)
 			}
 		}

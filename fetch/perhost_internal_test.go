@@ -128,7 +128,8 @@ func TestHostsSignOfLife(t *testing.T) {
 	assert.Equal(t, Event{Kind: EventHostUp, Host: "a.test:80", Duration: 500 * time.Millisecond}, f.told[1])
 }
 
-// One probe a second asks whether a host is back, in the name of the first request that is held.
+// One request a second asks whether a host is back. They take turns, so that a URL that can never be fetched does not
+// speak for all.
 func TestHostsProbe(t *testing.T) {
 	f := newFakeRun(t, PerHost{})
 	f.bringDown("a")
@@ -140,9 +141,10 @@ func TestHostsProbe(t *testing.T) {
 		f.now += time.Second - 1
 		assert.Nil(t, f.start(), "too early")
 		f.now++
-		f.mustStart(first)
+		probe := []*Request{first, second}[i%2]
+		f.mustStart(probe)
 		assert.Nil(t, f.start(), "one at a time")
-		assert.True(t, f.end(first, refused), i)
+		assert.True(t, f.end(probe, refused), i)
 	}
 	assert.Empty(t, f.failed())
 	f.now += time.Second
@@ -190,10 +192,10 @@ func TestHostsProbeUnknown(t *testing.T) {
 	assert.False(t, f.end(third, answered))
 }
 
-// Held requests take half of Lookahead; beyond that, those of the host that has been down longest fail first,
-// but not of one that has answered, which may have restarted.
+// Requests held for hosts that have never answered take half of Lookahead; beyond that, those of the host that has been
+// down longest fail first. One that has answered may have restarted, and is no concern of theirs.
 func TestHostsHeld(t *testing.T) {
-	f := newFakeRun(t, PerHost{Lookahead: 40})
+	f := newFakeRun(t, PerHost{Lookahead: 30})
 	r := f.request("d")
 	f.mustStart(r)
 	f.end(r, answered)
@@ -219,26 +221,52 @@ func TestHostsHeld(t *testing.T) {
 	assert.NotContains(t, all, last)
 	assert.Equal(t, 16, f.held)
 
-	for range 5 {
-		f.request("d")
-	}
-	assert.Len(t, f.failed(), 5, "of b")
 	for range 100 {
 		f.request("d")
 	}
-	assert.Len(t, f.failed(), 6, "of c")
-	assert.Equal(t, 110, f.held, "all of d, which has answered")
+	assert.Empty(t, f.failed())
+	assert.Equal(t, 116, f.held, "all of d, which has answered")
 
 	// It is back.
 	f.now += time.Second
-	probe := f.start()
-	assert.Equal(t, "http://d.test/", probe.URL)
-	f.end(probe, answered)
-	assert.Zero(t, f.held)
-	assert.Empty(t, f.down)
+	for range 3 { // a probe for each
+		if probe := f.start(); probe.URL == "http://d.test/" {
+			f.end(probe, answered)
+		}
+	}
+	assert.Equal(t, 9, f.held, "those of b and c, but for the probes")
 	for range 8 {
 		assert.Equal(t, "http://d.test/", f.start().URL)
 	}
+}
+
+// A silent probe does not keep others from asking, up to Limit: it may be its URL that hangs.
+func TestHostsProbesHang(t *testing.T) {
+	f := newFakeRun(t, PerHost{Limit: 3})
+	f.bringDown("a")
+	for range 5 {
+		f.request("a")
+	}
+	var probes []*Request
+	for range 3 {
+		assert.Nil(t, f.start(), "too early")
+		f.now += time.Second
+		probes = append(probes, f.start())
+		require.NotNil(t, probes[len(probes)-1])
+	}
+	f.now += time.Second
+	assert.Nil(t, f.start(), "Limit")
+	assert.False(t, f.end(probes[0], timedOut))
+	f.now += time.Second
+	last := f.start()
+	f.end(last, answered)
+	assert.Zero(t, f.held)
+	assert.Zero(t, f.state("a").since)
+	f.now += 20 * time.Second
+	for _, r := range probes[1:] {
+		f.end(r, timedOut)
+	}
+	assert.Zero(t, f.state("a").since, "it has answered since they began")
 }
 
 // The first host that is down from the beginning is waited for if the run has requests for no other.
@@ -273,10 +301,10 @@ func TestHostsStuck(t *testing.T) {
 	}
 	f.advance(f.now, true)
 	assert.Empty(t, f.failed(), "they are few")
-	for range 8 {
+	for range 9 {
 		f.request("a")
 	}
-	assert.Len(t, f.failed(), 9, "those of a")
+	assert.Len(t, f.failed(), 10, "those of a")
 	assert.Equal(t, 2, f.held)
 	f.advance(f.now, true)
 	assert.Len(t, f.failed(), 1, "that of b")
@@ -321,12 +349,11 @@ func TestHostsCutOff(t *testing.T) {
 		}
 		f.now++
 		for range 2 {
-			r := f.request("a")
-			f.mustStart(r)
-			f.end(r, refused)
+			f.request("a")
+			assert.True(t, f.end(f.start(), refused))
+			f.now += refusedPause
 		}
 		assert.NotZero(t, f.state("a").since)
-		f.now++
 		f.end(early[0], cut)
 		assert.NotZero(t, f.state("a").since, "it was made before")
 		f.now += time.Second
@@ -400,7 +427,7 @@ func TestPerHostRemembers(t *testing.T) {
 }
 
 // The requests that wait when a run is canceled leave nothing behind.
-func TestHostsAll(t *testing.T) {
+func TestHostsDrain(t *testing.T) {
 	f := newFakeRun(t, PerHost{Limit: 1, Failures: 1})
 	a, b := f.request("a"), f.request("a")
 	f.mustStart(a)
@@ -408,9 +435,13 @@ func TestHostsAll(t *testing.T) {
 	f.mustStart(c)
 	assert.True(t, f.end(c, refused), "held")
 	d := f.request("c")
-	assert.ElementsMatch(t, []*Request{b, c, d}, f.all())
+	drained := func() (all []*Request) {
+		f.drain(func(r *Request) { all = append(all, r) })
+		return all
+	}
+	assert.ElementsMatch(t, []*Request{b, c, d}, drained())
 	assert.Zero(t, f.held)
 	f.end(a, answered)
-	assert.Empty(t, f.all())
+	assert.Empty(t, drained())
 	assert.Nil(t, f.start())
 }

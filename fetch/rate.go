@@ -16,7 +16,7 @@ type pace struct {
 }
 
 var (
-	errRateNever = errors.New("Fetcher.Rate lets no request start: its burst is 0")
+	errRateNever = errors.New("Fetcher.Rate lets no request start: its limit or its burst is 0")
 	errRateLate  = errors.New("Fetcher.Rate would not let it start before the context's deadline")
 )
 
@@ -28,12 +28,15 @@ func (p *pace) admit(now, deadline time.Duration) (bool, error) {
 			return true, nil
 		}
 		p.reserved = p.limiter.ReserveN(p.begun.Add(now), 1)
-		p.at = now + p.reserved.DelayFrom(p.begun.Add(now))
+		wait := p.reserved.DelayFrom(p.begun.Add(now))
+		if wait > forEver { // the limit is 0, or the burst
+			p.reserved.Cancel()
+			p.reserved = nil
+			return false, errRateNever
+		}
+		p.at = now + wait
 	}
 	switch {
-	case !p.reserved.OK():
-		p.reserved = nil
-		return false, errRateNever
 	case deadline > 0 && p.at >= deadline:
 		return false, errRateLate
 	case now < p.at:

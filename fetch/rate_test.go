@@ -142,7 +142,7 @@ func TestRateNever(t *testing.T) {
 			begun := time.Now()
 			n := 0
 			for r := range f.Fetch(t.Context(), hosts(100, 3)) {
-				assert.EqualError(t, r.Err, "fetch: "+r.Request.URL+": timeout: Fetcher.Rate lets no request start: its burst is 0")
+				assert.EqualError(t, r.Err, "fetch: "+r.Request.URL+": timeout: Fetcher.Rate lets no request start: its limit or its burst is 0")
 				n++
 			}
 			assert.Equal(t, 100, n)

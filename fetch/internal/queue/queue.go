@@ -22,16 +22,6 @@ func (q *FIFO[T]) Push(v T) {
 	q.items = append(q.items, v)
 }
 
-// PushFront puts v before all others, which is cheap if an item was popped before.
-func (q *FIFO[T]) PushFront(v T) {
-	if q.head == 0 {
-		q.items = append([]T{v}, q.items...)
-		return
-	}
-	q.head--
-	q.items[q.head] = v
-}
-
 // Peek returns the first item, or T's zero value if there is none.
 func (q *FIFO[T]) Peek() (v T) {
 	if q.Len() > 0 {
