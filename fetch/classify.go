@@ -16,10 +16,10 @@ import (
 	"fetchbench/fetch/internal/rules"
 )
 
-// NewError returns the *Error for r, which failed with err: one of net, crypto/tls, compress/gzip or
-// net/http, or one that wraps such an error, or an *Error, whose Kind and cause it takes. ctx is the
-// one that the request was made with; if that is done, the error says so. It is for those who write
-// a [Doer].
+// NewError returns the *Error for r, which failed with err: one of net, crypto/tls, compress/gzip
+// or net/http, or one that wraps such an error, or an *Error, whose Kind and cause it takes. ctx is
+// the one that the request was made with; if that is done, the error says so. It is for those who
+// write a [Doer].
 func NewError(ctx context.Context, r *Request, err error) *Error {
 	if ctx.Err() != nil {
 		return contextError(ctx, r)

@@ -29,13 +29,13 @@ var DefaultClient = &Client{}
 // after the first call.
 //
 // It is meant for untrusted servers: what it takes from one is bounded by the limits below, an
-// unsolicited response is not taken for that of the next request, and the caller's header fields are
-// not forwarded to other origins (scheme, host and port). To keep requests away from the machines
-// around you, set Allow. A request that may be sent twice (see [Retry]) is sent again by net/http if
-// a kept connection proves to be closed; Attempts counts that.
+// unsolicited response is not taken for that of the next request, and the caller's header fields
+// are not forwarded to other origins (scheme, host and port). To keep requests away from the
+// machines around you, set Allow. A request that may be sent twice (see [Retry]) is sent again by
+// net/http if a kept connection proves to be closed; Attempts counts that.
 type Client struct {
-	// Timeout bounds one attempt, from its start to the end of the body, redirects included. 0 means
-	// 30 s; a negative value, no limit but the context's.
+	// Timeout bounds one attempt, from its start to the end of the body, redirects included. 0
+	// means 30 s; a negative value, no limit but the context's.
 	Timeout time.Duration
 	// IdleRead is how long a server may be silent: from the end of the request to that of the
 	// response's head, and within a body. 0 means 15 s; a negative value, no limit.
@@ -44,8 +44,8 @@ type Client struct {
 	// ones (1xx) before it; a larger one is an [ErrTooLarge] (with HTTP/2, an [ErrProtocol]). 0 means
 	// 256 KiB, or what Transport has if that is set; a negative value, no limit.
 	MaxHead int64
-	// MaxBody is the size in bytes of the largest body that is accepted, counted after decompression;
-	// a larger one is an [ErrTooLarge]. 0 means 10 MiB; a negative value, no limit.
+	// MaxBody is the size in bytes of the largest body that is accepted, counted after
+	// decompression; a larger one is an [ErrTooLarge]. 0 means 10 MiB; a negative value, no limit.
 	MaxBody int64
 
 	// MaxRedirects is how many redirects are followed for one request; one more is an [ErrRedirect].
@@ -53,8 +53,8 @@ type Client struct {
 	// redirect to another origin is followed without the caller's header fields, but with the body if
 	// the status keeps that: 307 and 308, and 301 and 302 for other methods than POST.
 	MaxRedirects int
-	// KeepHeaders names the header fields of the caller that other origins get too. By default none;
-	// Host is never kept.
+	// KeepHeaders names the header fields of the caller that other origins get too. By default
+	// none; Host is never kept.
 	KeepHeaders []string
 	// AllowDowngrade allows redirects from https to http. By default they are an [ErrRedirect].
 	AllowDowngrade bool
@@ -63,9 +63,9 @@ type Client struct {
 	UserInfo bool
 
 	// Allow decides which addresses are connected to: it returns nil, or why not, which makes the
-	// request fail with an [ErrAddress]. It is asked before each connection, also those of redirects,
-	// with the address that the name was resolved to, by several goroutines at once. [PublicOnly] is
-	// one. By default all addresses are allowed.
+	// request fail with an [ErrAddress]. It is asked before each connection, also those of
+	// redirects, with the address that the name was resolved to, by several goroutines at once.
+	// [PublicOnly] is one. By default all addresses are allowed.
 	//
 	// With an Allow, a request for which Transport has a proxy fails, since the address policy cannot
 	// be enforced through a proxy; so does every request if Transport has a DialTLSContext. If it has
@@ -80,9 +80,9 @@ type Client struct {
 }
 
 // NewTransport returns a transport from go-cleanhttp with its own connections, made fit for
-// concurrent fetching: where cleanhttp keeps GOMAXPROCS+1 idle connections to a host, this one keeps
-// all, for 90 s. With thousands of hosts that is as many open files: make its IdleConnTimeout a few
-// seconds there.
+// concurrent fetching: where cleanhttp keeps GOMAXPROCS+1 idle connections to a host, this one
+// keeps all, for 90 s. With thousands of hosts that is as many open files: make its IdleConnTimeout
+// a few seconds there.
 func NewTransport() *http.Transport {
 	t := cleanhttp.DefaultPooledTransport()
 	t.MaxIdleConns = 0 // no limit
@@ -91,8 +91,8 @@ func NewTransport() *http.Transport {
 	return t
 }
 
-// PublicOnly is a [Client.Allow] for programs that fetch URLs which strangers choose: it refuses every
-// address that is not of the public Internet. Those are this machine, private and link-local
+// PublicOnly is a [Client.Allow] for programs that fetch URLs which strangers choose: it refuses
+// every address that is not of the public Internet. Those are this machine, private and link-local
 // networks, multicast, what IANA reserves for documentation, benchmarks and carriers (RFC 6890 and
 // its registries), and the metadata services of clouds: 169.254.169.254, fd00:ec2::254,
 // 100.100.100.200, 168.63.129.16.

@@ -17,8 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A crawl sees millions of hosts: however a request ends, nothing is left of its host after the last
-// connection.
+// A crawl sees millions of hosts: however a request ends, nothing is left of its host after the
+// last connection.
 func TestClientForgetsEachHost(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {

@@ -9,22 +9,22 @@
 //
 // # The model
 //
-// A [Request] is one URL to fetch. The input is an iter.Seq of them, which may be endless, a channel
-// ([Fetcher.Stream]), or a [Queue] that the loop's body adds to. A [Result] is the outcome of one
-// Request: there is exactly one for each that was taken from the input. A [Doer] performs one
-// request: [Client] is one, over net/http. A [Strategy] decides how many requests are under way at
-// once, and what carries them. A [Fetcher] owns the loop that puts them together, and its policies:
-// [Retry], [PerHost] and a rate.
+// A [Request] is one URL to fetch. The input is an iter.Seq of them, which may be endless, a
+// channel ([Fetcher.Stream]), or a [Queue] that the loop's body adds to. A [Result] is the outcome
+// of one Request: there is exactly one for each that was taken from the input. A [Doer] performs
+// one request: [Client] is one, over net/http. A [Strategy] decides how many requests are under way
+// at once, and what carries them. A [Fetcher] owns the loop that puts them together, and its
+// policies: [Retry], [PerHost] and a rate.
 //
 // A request is taken from the input; waiting, because a policy says not yet; out, submitted to the
 // strategy and without a result; held, for the order; and handed out to the caller's loop. It is
-// under way, or in flight, while a Doer performs it. Service time is what one attempt takes, waiting
-// excluded.
+// under way, or in flight, while a Doer performs it. Service time is what one attempt takes,
+// waiting excluded.
 //
 // # Choosing a strategy
 //
-// Costs are those of the loop and the strategy alone, in time and allocations per URL; the benchmark
-// Overhead shows them on your machine.
+// Costs are those of the loop and the strategy alone, in time and allocations per URL; the
+// benchmark Overhead shows them on your machine.
 //
 //   - [Serial]: one at a time. For a few URLs, or a server that must not be pressed: 0.15 µs.
 //   - [Pool]: a fixed set of goroutines. The default, and the cheapest of those that wait for several
@@ -49,13 +49,13 @@
 // # Servers that fail, or are not to be trusted
 //
 // Retries are for what may succeed then, within a budget. PerHost is polite to each host, and holds
-// the requests of one that is down until it is back. Both, and the rate, are asked by the loop: with
-// every strategy, and for all processes of a Shard together. A request that waits for one of them
-// takes no place from another that could start.
+// the requests of one that is down until it is back. Both, and the rate, are asked by the loop:
+// with every strategy, and for all processes of a Shard together. A request that waits for one of
+// them takes no place from another that could start.
 //
 // Client bounds what a server can make it do, and keeps what the caller sends to one origin from
-// others. For URLs that strangers choose, set its Allow to [PublicOnly]. SECURITY.md, in the module's
-// root, is the whole list.
+// others. For URLs that strangers choose, set its Allow to [PublicOnly]. SECURITY.md, in the
+// module's root, is the whole list.
 //
 // # Promises
 //
@@ -63,6 +63,6 @@
 // comes twice; memory does not grow with the number of URLs; the limit holds; nothing is left running
 // when the loop ends; and the loop's body and the input share one goroutine, the caller's.
 //
-// A status is not an error: ask [Result.OK] or [Result.Failure]. An error has a [Kind], and its text
-// shows no password, query string or header value.
+// A status is not an error: ask [Result.OK] or [Result.Failure]. An error has a [Kind], and its
+// text shows no password, query string or header value.
 package fetch

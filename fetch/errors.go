@@ -18,8 +18,8 @@ func (k Kind) Error() string { return string(k) }
 
 // The kinds of errors that this module returns.
 const (
-	// ErrBadURL: the request cannot be sent as it stands, because of its URL, its method or a header.
-	// It is found before any I/O.
+	// ErrBadURL: the request cannot be sent as it stands, because of its URL, its method or a
+	// header. It is found before any I/O.
 	ErrBadURL Kind = "bad URL"
 	// ErrDNS: the host's name does not resolve.
 	ErrDNS Kind = "DNS"
@@ -29,8 +29,8 @@ const (
 	ErrAddress Kind = "address refused"
 	// ErrTLS: the TLS handshake failed, the server's certificate included.
 	ErrTLS Kind = "TLS"
-	// ErrTimeout: the attempt took longer than its limit, the server was silent for too long, or the
-	// caller's context reached its deadline. Such an error is a [context.DeadlineExceeded] too.
+	// ErrTimeout: the attempt took longer than its limit, the server was silent for too long, or
+	// the caller's context reached its deadline. Such an error is a [context.DeadlineExceeded] too.
 	ErrTimeout Kind = "timeout"
 	// ErrReset: the server closed the connection before its response began.
 	ErrReset Kind = "connection reset"
@@ -38,23 +38,23 @@ const (
 	ErrProtocol Kind = "protocol"
 	// ErrTruncated: the connection ended before the response did.
 	ErrTruncated Kind = "truncated"
-	// ErrTooLarge: the body, decoded, is larger than the client's MaxBody, or the response's head than
-	// its MaxHead.
+	// ErrTooLarge: the body, decoded, is larger than the client's MaxBody, or the response's head
+	// than its MaxHead.
 	ErrTooLarge Kind = "too large"
-	// ErrDecode: the body is not what its Content-Encoding says, or, from [Result.Decode], not JSON of
-	// the wanted form.
+	// ErrDecode: the body is not what its Content-Encoding says, or, from [Result.Decode], not JSON
+	// of the wanted form.
 	ErrDecode Kind = "decode"
-	// ErrRedirect: the server redirects too often, from https to http, or to something other than an
-	// http URL.
+	// ErrRedirect: the server redirects too often, from https to http, or to something other than
+	// an http URL.
 	ErrRedirect Kind = "redirect"
-	// ErrCanceled: the caller's context was canceled before the response was complete. Such an error
-	// is a [context.Canceled] too.
+	// ErrCanceled: the caller's context was canceled before the response was complete. Such an
+	// error is a [context.Canceled] too.
 	ErrCanceled Kind = "canceled"
 	// ErrPanic: the Doer panicked; see [PanicError].
 	ErrPanic Kind = "panic"
-	// ErrLost: what was to perform the request is gone: the child processes of a [Shard] that it was
-	// handed to ended without a result, or could not be started; or the workers of a strategy for
-	// several machines.
+	// ErrLost: what was to perform the request is gone: the child processes of a [Shard] that it
+	// was handed to ended without a result, or could not be started; or the workers of a strategy
+	// for several machines.
 	ErrLost Kind = "lost"
 )
 
@@ -141,8 +141,8 @@ func (e *StatusError) Error() string {
 type PanicError struct {
 	// URL is the request's, safe to show, as in [Error].
 	URL string
-	// Value is what the Doer panicked with; in a child of a [Shard], the text of that. The error's text
-	// has it in one line, and otherwise as it is: no more secret than the Doer keeps it.
+	// Value is what the Doer panicked with; in a child of a [Shard], the text of that. The error's
+	// text has it in one line, and otherwise as it is: no more secret than the Doer keeps it.
 	Value any
 	// Stack is the stack of the panic, as [runtime/debug.Stack] formats it.
 	Stack []byte

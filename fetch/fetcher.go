@@ -50,12 +50,12 @@ type Fetcher struct {
 	Retry *Retry
 	// PerHost limits what each host gets. nil means that hosts are not told apart.
 	PerHost *PerHost
-	// Rate bounds how many requests start in a second, retries included. It may be shared. nil means
-	// no limit. A request that it would never let start, or not before ctx's deadline, is an
+	// Rate bounds how many requests start in a second, retries included. It may be shared. nil
+	// means no limit. A request that it would never let start, or not before ctx's deadline, is an
 	// [ErrTimeout].
 	Rate *rate.Limiter
-	// Trace is told what happens in a run, one event at a time, on any goroutine. The run waits for it
-	// to return; it must not panic, nor call runtime.Goexit. nil means no events.
+	// Trace is told what happens in a run, one event at a time, on any goroutine. The run waits for
+	// it to return; it must not panic, nor call runtime.Goexit. nil means no events.
 	Trace func(Event)
 }
 
@@ -111,8 +111,8 @@ func (f *Fetcher) Stream(ctx context.Context, reqs <-chan Request) iter.Seq[Resu
 
 // FetchQueue is [Fetcher.Fetch] of the requests in q, to which the loop's body may add more: the
 // links of a page, the next page of a listing. It ends when q is empty and every result has been
-// handed out. After a break or a cancel, q keeps what was not taken; what was, and
-// has no result yet, is not put back.
+// handed out. After a break or a cancel, q keeps what was not taken; what was, and has no result
+// yet, is not put back.
 func (f *Fetcher) FetchQueue(ctx context.Context, q *Queue) iter.Seq[Result] {
 	if q == nil {
 		panic("fetch: FetchQueue of a nil Queue")
@@ -135,8 +135,8 @@ func (f *Fetcher) FetchQueue(ctx context.Context, q *Queue) iter.Seq[Result] {
 	})
 }
 
-// run returns the sequence whose ranging runs drive over a loop. It panics if a field of f cannot be
-// used.
+// run returns the sequence whose ranging runs drive over a loop. It panics if a field of f cannot
+// be used.
 func (f *Fetcher) run(ctx context.Context, drive func(*loop)) iter.Seq[Result] {
 	strategy := f.Strategy
 	if strategy == nil {

@@ -24,8 +24,8 @@ func URLs(urls ...string) iter.Seq[Request] {
 }
 
 // A Queue is an input for [Fetcher.FetchQueue] to which the loop's body may add while it runs. Its
-// methods are for one goroutine, the loop's. The zero value is empty and ready. Its memory is that of
-// the requests in it.
+// methods are for one goroutine, the loop's. The zero value is empty and ready. Its memory is that
+// of the requests in it.
 type Queue struct{ requests queue.FIFO[Request] }
 
 // Add appends reqs.
@@ -47,8 +47,8 @@ func (q *Queue) Len() int { return q.requests.Len() }
 
 var byteOrderMark = []byte("\ufeff")
 
-// Lines reads URLs from r, one a line. Space around a URL, blank lines and lines
-// that begin with # are skipped.
+// Lines reads URLs from r, one a line. Space around a URL, blank lines and lines that begin with #
+// are skipped.
 func Lines(r io.Reader) *LineSource {
 	// Room for the longest line, its end and a byte order mark.
 	return &LineSource{r: bufio.NewReaderSize(r, rules.MaxURL+len("\r\n")+len(byteOrderMark))}
@@ -63,8 +63,8 @@ type LineSource struct {
 	err     error // what ended the reading
 }
 
-// All returns a GET request for each URL. Only one line is in memory at a time.
-// A line of more than 64 KiB is skipped, and [LineSource.Err] says so afterwards.
+// All returns a GET request for each URL. Only one line is in memory at a time. A line of more than
+// 64 KiB is skipped, and [LineSource.Err] says so afterwards.
 func (l *LineSource) All() iter.Seq[Request] {
 	return func(yield func(Request) bool) {
 		for l.err == nil {
@@ -101,9 +101,9 @@ func (l *LineSource) All() iter.Seq[Request] {
 	}
 }
 
-// Err returns nil if every line has been read and handed on, or the loop ended
-// the reading. Else it says which lines were skipped as too long (an error of kind
-// [ErrBadURL]), and what went wrong in reading, joined by [errors.Join].
+// Err returns nil if every line has been read and handed on, or the loop ended the reading. Else it
+// says which lines were skipped as too long (an error of kind [ErrBadURL]), and what went wrong in
+// reading, joined by [errors.Join].
 func (l *LineSource) Err() error {
 	var long, read error
 	if l.tooLong > 0 {

@@ -147,8 +147,8 @@ func TestLinesResume(t *testing.T) {
 	assert.NoError(t, lines.Err())
 }
 
-// FuzzLines: every line that is neither blank, nor a comment, nor too long comes out once, without the
-// space around it, in order.
+// FuzzLines: every line that is neither blank, nor a comment, nor too long comes out once, without
+// the space around it, in order.
 func FuzzLines(f *testing.F) {
 	for _, seed := range []string{
 		"", "\n", "http://a.test\n", "http://a.test\r\nhttp://b.test", "\ufeffhttp://a.test\n\n", "\ufeff\ufeff",
@@ -372,8 +372,8 @@ func TestQueueForgetsWhatWasTaken(t *testing.T) {
 	}
 }
 
-// slowly sends each of reqs after a pause, and closes the channel. It returns the channel, and how many
-// have been received from it.
+// slowly sends each of reqs after a pause, and closes the channel. It returns the channel, and how
+// many have been received from it.
 func slowly(pause time.Duration, reqs ...fetch.Request) (<-chan fetch.Request, *atomic.Int64) {
 	c := make(chan fetch.Request)
 	sent := new(atomic.Int64)

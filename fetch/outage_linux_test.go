@@ -130,8 +130,8 @@ func TestRestartOfProcess(t *testing.T) {
 	}
 }
 
-// A list of 100 000 URLs on 5 000 hosts, of which a fifth refuse connections, takes at most 1.3 times of what
-// it takes if the requests of those fail at once.
+// A list of 100 000 URLs on 5 000 hosts, of which a fifth refuse connections, takes at most 1.3
+// times of what it takes if the requests of those fail at once.
 func TestDeadListOverTCP(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a minute")

@@ -18,14 +18,14 @@ import (
 	"fetchbench/fetch"
 )
 
-// A world is a Doer over servers that it imitates, in virtual time. The path of a URL says what its server
-// does: /hang is silent, /500 is a server error, /404 is not found, /reset closes the connection, and
-// others are good.
+// A world is a Doer over servers that it imitates, in virtual time. The path of a URL says what its
+// server does: /hang is silent, /500 is a server error, /404 is not found, /reset closes the
+// connection, and others are good.
 type world struct {
 	latency func(r *fetch.Request) time.Duration
 	timeout time.Duration // the engine's
-	// down tells when the servers of a host are not running, nil if never. What is under way when it goes
-	// down is reset.
+	// down tells when the servers of a host are not running, nil if never. What is under way when
+	// it goes down is reset.
 	down func(host string, at time.Duration) (until time.Duration, down bool)
 
 	begun time.Time
@@ -79,8 +79,8 @@ func (w *world) Do(ctx context.Context, r *fetch.Request) fetch.Result {
 	return status(200)
 }
 
-// run fetches reqs through f and w, and returns how many results are not OK and how many of those were for good
-// URLs; there must be n results.
+// run fetches reqs through f and w, and returns how many results are not OK and how many of those
+// were for good URLs; there must be n results.
 func (w *world) run(t *testing.T, f fetch.Fetcher, n int, reqs iter.Seq[fetch.Request]) (failed, lost int) {
 	t.Helper()
 	w.begun = time.Now()
@@ -297,8 +297,8 @@ func TestLongOutage(t *testing.T) {
 	})
 }
 
-// A list of which a fifth of the hosts is dead takes at most 1.3 times of what it takes if the requests of those
-// fail at once.
+// A list of which a fifth of the hosts is dead takes at most 1.3 times of what it takes if the
+// requests of those fail at once.
 func TestDeadList(t *testing.T) {
 	nHosts, each := 5000, 20
 	if testing.Short() {

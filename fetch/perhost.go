@@ -26,29 +26,29 @@ import (
 //
 // The requests to a host that is down are held, and one of them asks whether it is back, once a
 // second, whether the one before it had a response or not, as far as Limit allows. One that is
-// refused is held again, and has used up nothing of Retry; so is one that is refused by a host which
-// has answered before, for up to Patience. One that times out has failed, and it is for Retry to
-// decide. (So a row of URLs that all hang, more than twice Limit, may pass for a dead host.) The
+// refused is held again, and has used up nothing of Retry; so is one that is refused by a host
+// which has answered before, for up to Patience. One that times out has failed, and it is for Retry
+// to decide. (So a row of URLs that all hang, more than twice Limit, may pass for a dead host.) The
 // others fail, without having been sent, only when the host has been down for Patience. After that,
-// new ones fail at once, but for one from time to time that asks: after a second, then after twice as
-// long each time, up to MaxPark.
+// new ones fail at once, but for one from time to time that asks: after a second, then after twice
+// as long each time, up to MaxPark.
 //
-// Requests held for hosts that have never answered take at most half of Lookahead. Beyond that, those
-// of the host that has been down longest fail first (unless it is the first such host, and the only
-// one that there are requests for); and a run that came to that does not wait, when nothing else is
-// left to do, for such hosts. So a list full of dead hosts is not slowed by them.
+// Requests held for hosts that have never answered take at most half of Lookahead. Beyond that,
+// those of the host that has been down longest fail first (unless it is the first such host, and
+// the only one that there are requests for); and a run that came to that does not wait, when
+// nothing else is left to do, for such hosts. So a list full of dead hosts is not slowed by them.
 //
-// The target of a redirect is not looked at: that a host redirects is a sign of life, whatever comes
-// of it; only a Retry-After counts, wherever it comes from. The zero value is ready. Idle, healthy
-// hosts are forgotten.
+// The target of a redirect is not looked at: that a host redirects is a sign of life, whatever
+// comes of it; only a Retry-After counts, wherever it comes from. The zero value is ready. Idle,
+// healthy hosts are forgotten.
 type PerHost struct {
 	// Limit is how many requests of a host are under way at most. 0 means 8.
 	Limit int
-	// Spacing is the least time from the start of one request of a host to that of the next. 0 means
-	// none.
+	// Spacing is the least time from the start of one request of a host to that of the next. 0
+	// means none.
 	Spacing time.Duration
-	// MaxPark is the longest time that a host is parked for, or that is between two attempts to find
-	// out whether it is back. 0 means a minute.
+	// MaxPark is the longest time that a host is parked for, or that is between two attempts to
+	// find out whether it is back. 0 means a minute.
 	MaxPark time.Duration
 	// Failures is how many in a row mean that a host is down. 0 means 3; a negative value, that no
 	// host is ever thought down.
@@ -344,8 +344,8 @@ func (p *hosts) done(r *Request, res *Result, begun time.Time, now time.Duration
 		h.probe = now // it said nothing: another one may ask at once
 	}
 	if known && KindOf(res.Err) == ErrDial && dead(res) && !alive(res) && h.heard && h.since == 0 && p.Failures > 0 {
-		// It was not sent, and may be one of many that a host refuses as it goes down, while it still
-		// answers others: it waits for what comes of that.
+		// It was not sent, and may be one of many that a host refuses as it goes down, while it
+		// still answers others: it waits for what comes of that.
 		if r.state.refused == 0 {
 			r.state.refused = max(1, now)
 		}
@@ -437,8 +437,8 @@ func alive(res *Result) bool {
 	return res.Status != 0
 }
 
-// cutOff reports whether res is of a connection that ended too early. That was alive once, but may have
-// ended because the host went down.
+// cutOff reports whether res is of a connection that ended too early. That was alive once, but may
+// have ended because the host went down.
 func cutOff(res *Result) bool {
 	kind := KindOf(res.Err)
 	return kind == ErrReset || kind == ErrTruncated

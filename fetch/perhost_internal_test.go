@@ -128,8 +128,8 @@ func TestHostsSignOfLife(t *testing.T) {
 	assert.Equal(t, Event{Kind: EventHostUp, Host: "a.test:80", Duration: 500 * time.Millisecond}, f.told[1])
 }
 
-// One request a second asks whether a host is back. They take turns, so that a URL that can never be fetched does not
-// speak for all.
+// One request a second asks whether a host is back. They take turns, so that a URL that can never
+// be fetched does not speak for all.
 func TestHostsProbe(t *testing.T) {
 	f := newFakeRun(t, PerHost{})
 	f.bringDown("a")
@@ -331,8 +331,8 @@ func TestHostsRepeatedFailures(t *testing.T) {
 	assert.Equal(t, 1, f.held)
 }
 
-// A connection that was cut off is a sign of life only if it was made after the host's last failure, and may be
-// the first sign of an outage.
+// A connection that was cut off is a sign of life only if it was made after the host's last
+// failure, and may be the first sign of an outage.
 func TestHostsCutOff(t *testing.T) {
 	for _, cut := range []Result{{Err: &Error{Kind: ErrReset}}, {Status: 200, Err: &Error{Kind: ErrTruncated}}} {
 		f := newFakeRun(t, PerHost{Limit: 20})

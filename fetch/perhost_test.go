@@ -769,8 +769,8 @@ func TestPerHostMisuse(t *testing.T) {
 	}
 }
 
-// A request that asks whether its host is back, and is refused, is held again. One that times out may have had its
-// effect: it is not sent again, unless Retry may do that.
+// A request that asks whether its host is back, and is refused, is held again. One that times out
+// may have had its effect: it is not sent again, unless Retry may do that.
 func TestPerHostProbeByPost(t *testing.T) {
 	for _, c := range []struct {
 		kind   fetch.Kind
@@ -819,8 +819,8 @@ func TestPerHostProbeByPost(t *testing.T) {
 	}
 }
 
-// At the end of a run in which too many hosts are down, the rest does not wait for those that have never
-// answered, but for the others.
+// At the end of a run in which too many hosts are down, the rest does not wait for those that have
+// never answered, but for the others.
 func TestPerHostCrowded(t *testing.T) {
 	for _, c := range []struct {
 		dead    int // hosts

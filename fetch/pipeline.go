@@ -15,8 +15,8 @@ import (
 //
 // A request waits for others of its host until the loop has nothing else to do.
 type Pipeline struct {
-	// Limit is how many requests are under way at most, each of those that share a write counted. Up
-	// to Depth-1 places may be idle, where the next group does not fit. 0 means 1024.
+	// Limit is how many requests are under way at most, each of those that share a write counted.
+	// Up to Depth-1 places may be idle, where the next group does not fit. 0 means 1024.
 	Limit int
 	// Depth is how many requests share a write at most. 0 means 16.
 	Depth int
@@ -59,9 +59,9 @@ func (p Pipeline) Start(ctx context.Context, d Doer) Executor {
 	return x
 }
 
-// A pipelineRun performs each group of requests on a goroutine of its own. A group starts when there
-// is a place for each of its requests. Nothing else waits: a group is no larger than the limit, and
-// results has room.
+// A pipelineRun performs each group of requests on a goroutine of its own. A group starts when
+// there is a place for each of its requests. Nothing else waits: a group is no larger than the
+// limit, and results has room.
 type pipelineRun struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
@@ -121,8 +121,8 @@ func (x *pipelineRun) startLocked() {
 	}
 }
 
-// done frees the place of a request, and sends its result then, so that the loop, which has received
-// the last of all, finds the places free.
+// done frees the place of a request, and sends its result then, so that the loop, which has
+// received the last of all, finds the places free.
 func (x *pipelineRun) done(res Result) {
 	x.mu.Lock()
 	x.free++

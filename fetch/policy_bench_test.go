@@ -10,8 +10,8 @@ import (
 	"fetchbench/fetch"
 )
 
-// BenchmarkPolicies shows what the policies of a Fetcher cost a URL when nothing has to wait: one op is one URL, of
-// one host or of 1 000 in turn, and its Doer does nothing.
+// BenchmarkPolicies shows what the policies of a Fetcher cost a URL when nothing has to wait: one
+// op is one URL, of one host or of 1 000 in turn, and its Doer does nothing.
 func BenchmarkPolicies(b *testing.B) {
 	nothing := fetch.DoerFunc(func(context.Context, *fetch.Request) fetch.Result { return fetch.Result{Status: 200, Attempts: 1} })
 	retry, perHost, limiter := &fetch.Retry{}, &fetch.PerHost{Limit: 64}, rate.NewLimiter(rate.Inf, 0)

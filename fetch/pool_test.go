@@ -20,8 +20,8 @@ import (
 	"fetchbench/fetch/fetchtest"
 )
 
-// A Doer that calls runtime.Goexit (t.FailNow does) takes a worker with it, which has to be replaced:
-// else the last one's end would hold up the loop for ever.
+// A Doer that calls runtime.Goexit (t.FailNow does) takes a worker with it, which has to be
+// replaced: else the last one's end would hold up the loop for ever.
 func TestDoerCallsGoexit(t *testing.T) {
 	for _, s := range []fetch.Strategy{
 		fetch.Pool{Workers: 1}, fetch.Pool{Workers: 3}, fetch.Semaphore{Limit: 3}, fetch.Threads{Limit: 3}, fetch.Pipeline{Limit: 3},

@@ -167,8 +167,8 @@ func TestResultURL(t *testing.T) {
 	assert.Equal(t, second, res.URL)
 }
 
-// A header field is meant for the origin that it was written for. A server must
-// not be able to have a token sent elsewhere, whatever way around it chooses.
+// A header field is meant for the origin that it was written for. A server must not be able to have
+// a token sent elsewhere, whatever way around it chooses.
 func TestRedirectHeader(t *testing.T) {
 	here, elsewhere := hopServer(t), hopServer(t)
 	hereHost, elsewhereHost := strings.TrimPrefix(here, "http://"), strings.TrimPrefix(elsewhere, "http://")

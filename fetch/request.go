@@ -32,8 +32,8 @@ type Request struct {
 type Result struct {
 	// Request is the request that this is the outcome of.
 	Request *Request
-	// URL is where the response came from, after redirects. It is not redacted: it may have user info
-	// and a query.
+	// URL is where the response came from, after redirects. It is not redacted: it may have user
+	// info and a query.
 	URL string
 	// Status is the HTTP status code, or 0 if no response came. With an error it may be the status
 	// of the last redirect, if its target did not respond.

@@ -28,8 +28,8 @@ func (s Semaphore) Start(ctx context.Context, d Doer) Executor {
 	})
 }
 
-// A perURL performs each request on a goroutine of its own. It needs no semaphore: requests that are
-// out are under way, or have sent their result, for which there is room.
+// A perURL performs each request on a goroutine of its own. It needs no semaphore: requests that
+// are out are under way, or have sent their result, for which there is room.
 type perURL struct {
 	ctx     context.Context
 	cancel  context.CancelFunc

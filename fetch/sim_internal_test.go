@@ -17,8 +17,8 @@ import (
 )
 
 // The loop, driven through random schedules by a fake executor in virtual time: delays, failures,
-// panics, Retry-After, dead hosts, cancels, breaks. Each schedule follows from its seed alone, and is
-// held to the contract in Fetcher's comment. To see one again: -run 'Simulation/seed=1234'.
+// panics, Retry-After, dead hosts, cancels, breaks. Each schedule follows from its seed alone, and
+// is held to the contract in Fetcher's comment. To see one again: -run 'Simulation/seed=1234'.
 func TestSimulation(t *testing.T) {
 	schedules := 100_000
 	if raceDetectorOn || testing.Short() {

@@ -27,8 +27,8 @@ type Strategy interface {
 
 // Limits are the bounds of a [Strategy].
 type Limits struct {
-	// InFlight is how many requests are under way at once, at most: the Doer has been called, and has
-	// not returned. It is at least 1.
+	// InFlight is how many requests are under way at once, at most: the Doer has been called, and
+	// has not returned. It is at least 1.
 	InFlight int
 	// Ahead is how many requests are submitted whose results have not been received, at most; at
 	// least InFlight. Those that are not under way wait for a place.
@@ -122,9 +122,9 @@ func limitsOf(s Strategy) Limits {
 func twice(n int) Limits { return Limits{InFlight: n, Ahead: 2 * n} }
 
 // Perform sends to results what d makes of r, exactly once: a [*PanicError] if d panics or calls
-// [runtime.Goexit], and an error of kind [ErrCanceled] or [ErrTimeout], without d, if ctx is done. It
-// is for those who write an [Executor]. After a Goexit it does not return: the goroutine ends, and
-// runs its deferred calls.
+// [runtime.Goexit], and an error of kind [ErrCanceled] or [ErrTimeout], without d, if ctx is done.
+// It is for those who write an [Executor]. After a Goexit it does not return: the goroutine ends,
+// and runs its deferred calls.
 func Perform(ctx context.Context, d Doer, r *Request, results chan<- Result) {
 	returned := false
 	var res Result

@@ -6,12 +6,12 @@ import (
 	"runtime"
 )
 
-// Threads fetches each URL on an operating system thread of its own, at most Limit at once, and lets
-// the thread die with it. It shows what a thread per URL costs; [Semaphore] does the same with
+// Threads fetches each URL on an operating system thread of its own, at most Limit at once, and
+// lets the thread die with it. It shows what a thread per URL costs; [Semaphore] does the same with
 // goroutines, for a small part of the price.
 type Threads struct {
-	// Limit is how many threads there are at most. 0 means 64. The Go runtime ends a program that has
-	// 10 000 threads (runtime/debug.SetMaxThreads), so at most 8192.
+	// Limit is how many threads there are at most. 0 means 64. The Go runtime ends a program that
+	// has 10 000 threads (runtime/debug.SetMaxThreads), so at most 8192.
 	Limit int
 }
 

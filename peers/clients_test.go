@@ -35,8 +35,8 @@ const (
 // A client is a way to GET a URL many times, in this process.
 type client struct {
 	name string
-	// open returns a function that GETs url n times, limit at once, and returns an error unless every
-	// one of n answers is right; and a function that lets go of the connections.
+	// open returns a function that GETs url n times, limit at once, and returns an error unless
+	// every one of n answers is right; and a function that lets go of the connections.
 	open func(url string) (get func(n int) error, close func())
 }
 
@@ -68,8 +68,8 @@ func check(status int, body []byte) error {
 // fetchTimeout is fetch.Client's limit for an attempt, unless it is told another.
 const fetchTimeout = 30 * time.Second
 
-// tuned is net/http's client with room to keep all connections, where the default one keeps two
-// of a host. It has no Timeout, which costs it a little: see errgroup-timeout.
+// tuned is net/http's client with room to keep all connections, where the default one keeps two of
+// a host. It has no Timeout, which costs it a little: see errgroup-timeout.
 func tuned() *http.Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConns = limit
@@ -184,8 +184,8 @@ func restyClient(url string) (func(n int) error, func()) {
 	}, hc.CloseIdleConnections
 }
 
-// vegetaAttacker attacks without a pause until it has n hits. An Attacker can be used once, so
-// it is given the tuned client, which lasts.
+// vegetaAttacker attacks without a pause until it has n hits. An Attacker can be used once, so it
+// is given the tuned client, which lasts.
 func vegetaAttacker(url string) (func(n int) error, func()) {
 	c := tuned()
 	target := vegeta.NewStaticTargeter(vegeta.Target{Method: http.MethodGet, URL: url})

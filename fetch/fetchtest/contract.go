@@ -44,8 +44,8 @@ func newContract(t *testing.T, s fetch.Strategy) *contract {
 	return c
 }
 
-// sameHost and otherHost return the URL of the request with a number. A strategy for which it matters
-// which requests have the same host reaches its limit with one of them.
+// sameHost and otherHost return the URL of the request with a number. A strategy for which it
+// matters which requests have the same host reaches its limit with one of them.
 func sameHost(int) string    { return "http://host.test/ping" }
 func otherHost(i int) string { return fmt.Sprintf("http://host%d.test/ping", i) }
 
@@ -62,8 +62,8 @@ func (c *contract) timed(t *testing.T, test func(t *testing.T)) {
 	synctest.Test(t, func(t *testing.T) { guard(t, 1000*forever, test) })
 }
 
-// guard runs a test on a goroutine of its own, so that a strategy that panics or hangs fails it, and
-// neither ends nor holds up the process.
+// guard runs a test on a goroutine of its own, so that a strategy that panics or hangs fails it,
+// and neither ends nor holds up the process.
 func guard(t *testing.T, limit time.Duration, test func(t *testing.T)) {
 	t.Helper()
 	ended := make(chan struct{})

@@ -59,8 +59,8 @@ import (
 // the result. One with two Locations that differ, or to what is no good http URL, or from https to
 // http, is an [fetch.ErrRedirect].
 //
-// The https servers are certified by [Roots]. An engine that does not trust these has to
-// say so ([fetch.ErrTLS]), and is spared most cases with https.
+// The https servers are certified by [Roots]. An engine that does not trust these has to say so
+// ([fetch.ErrTLS]), and is spared most cases with https.
 //
 // There must be no proxy for 127.0.0.1 and localhost. Since files and goroutines are counted for
 // the whole process, nothing else may run beside this test. Run it with -race too; with -short it
@@ -114,8 +114,8 @@ func trusts(t *testing.T, d fetch.Doer) bool {
 type doerCase struct {
 	name string
 
-	// The request: a GET of /case from the case's server, with a secret in user info,
-	// query and header, unless these say otherwise.
+	// The request: a GET of /case from the case's server, with a secret in user info, query and
+	// header, unless these say otherwise.
 	method, url, body string
 	header            http.Header
 	https             bool // the engine has to trust Roots
@@ -252,8 +252,8 @@ func (c *doerCase) text(p *peer, _ *http.Request) {
 	}
 }
 
-// request makes the request of the case, checks the outcome, and whether the engine
-// is fit for the next. It reports whether Do has returned.
+// request makes the request of the case, checks the outcome, and whether the engine is fit for the
+// next. It reports whether Do has returned.
 func (x *exchange) request(ctx context.Context) (returned bool) {
 	req := &fetch.Request{Method: x.method, URL: x.fill(x.url), Body: []byte(x.body), Header: http.Header{}}
 	if x.url == "" {

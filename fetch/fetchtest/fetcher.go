@@ -22,8 +22,8 @@ import (
 
 // TestFetcher checks that a [fetch.Fetcher] with s keeps the contract that is stated there, without
 // policies and with all of them. The subtests bear the numbers of its rules. What it needs is said
-// at [TestStrategy], which checks s alone: run that first, since it says better what is wrong with a
-// strategy. -race is the best check of rule 6.
+// at [TestStrategy], which checks s alone: run that first, since it says better what is wrong with
+// a strategy. -race is the best check of rule 6.
 func TestFetcher(t *testing.T, s fetch.Strategy) {
 	c := newContract(t, s)
 	plain := &caller{contract: c, window: c.ahead, fetcher: func() *fetch.Fetcher { return &fetch.Fetcher{Strategy: s} }}
@@ -230,8 +230,8 @@ func (c *caller) nothingLeft(t *testing.T) {
 					assert.Equal(t, errLoop, v)
 				}
 			}()
-			// Every third request goes on until it is told to end, or as if for ever. The first result
-			// comes when there is such a one, if the limit allows that.
+			// Every third request goes on until it is told to end, or as if for ever. The first
+			// result comes when there is such a one, if the limit allows that.
 			held := make(chan struct{})
 			hold := sync.OnceFunc(func() { close(held) })
 			sleep := sleepy(5 * time.Second)

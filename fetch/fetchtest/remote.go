@@ -13,9 +13,9 @@ import (
 )
 
 // Remote is the [fetch.Doer] that [TestStrategy] and [TestFetcher] need where a
-// [fetch.RemoteStrategy] has its requests performed, such as the child processes of a [fetch.Shard]:
-// it lets the test's process say what becomes of each request. A Doer that does something else as
-// well may hand to it those requests that it does not know.
+// [fetch.RemoteStrategy] has its requests performed, such as the child processes of a
+// [fetch.Shard]: it lets the test's process say what becomes of each request. A Doer that does
+// something else as well may hand to it those requests that it does not know.
 //
 //	func TestMain(m *testing.M) {
 //		fetch.ShardMain(fetchtest.Remote)

@@ -21,8 +21,8 @@ import (
 )
 
 // TestStrategy checks that the executors of s keep the contract that [fetch.Executor] states,
-// without a [fetch.Fetcher]. The subtests bear the numbers of its rules. [TestFetcher] checks what a
-// caller gets.
+// without a [fetch.Fetcher]. The subtests bear the numbers of its rules. [TestFetcher] checks what
+// a caller gets.
 //
 // It needs no network: the Doers are in memory, and time is testing/synctest's. But a
 // [fetch.RemoteStrategy] that performs requests elsewhere needs [Remote] there; it is tested over
@@ -563,8 +563,8 @@ func (c *contract) goroutines(t *testing.T, start making) {
 	})
 }
 
-// mostGoroutines is how many goroutines there may be: those of the strategy, and of a batcher or, for
-// remote requests, of the server that Remote asks.
+// mostGoroutines is how many goroutines there may be: those of the strategy, and of a batcher or,
+// for remote requests, of the server that Remote asks.
 func (c *contract) mostGoroutines() int {
 	if c.remote {
 		return 5*c.inFlight + 16

@@ -157,8 +157,8 @@ func (x *crude) Flush()                       {}
 func (x *crude) Results() <-chan fetch.Result { return x.results }
 func (x *crude) Close()                       { x.cancel(); close(x.queue); x.running.Wait() }
 
-// brokenStrategies are broken in one way each, with the rules that TestStrategy and TestFetcher have
-// to name; "" where that one does not see it.
+// brokenStrategies are broken in one way each, with the rules that TestStrategy and TestFetcher
+// have to name; "" where that one does not see it.
 var brokenStrategies = []struct {
 	broken
 	strategy, fetcher string
@@ -368,8 +368,8 @@ var uncontained = broken{name: "does not contain panics", start: performing(6, f
 
 const brokenEnv = "FETCHTEST_BROKEN"
 
-// runBroken returns what the suite, TestStrategy or TestFetcher, says of a broken strategy: at a rule,
-// or at all of them if that is "".
+// runBroken returns what the suite, TestStrategy or TestFetcher, says of a broken strategy: at a
+// rule, or at all of them if that is "".
 func runBroken(t *testing.T, suite string, i int, rule string) string {
 	pattern := "^TestBroken$"
 	if rule != "" {

@@ -56,8 +56,8 @@ func flip(p []byte) {
 	}
 }
 
-// A connection that embeds a socket's is read and written by its own methods, and still
-// nothing is taken for an answer that came before the request.
+// A connection that embeds a socket's is read and written by its own methods, and still nothing is
+// taken for an answer that came before the request.
 func TestWrappedSocket(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)

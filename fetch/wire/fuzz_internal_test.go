@@ -108,8 +108,8 @@ func byNetHTTP(text []byte, method string) (o outcome, err error) {
 	return o, nil
 }
 
-// Whatever a server sends: what wire takes for an answer, net/http takes for the same, and what net/http
-// refuses, wire refuses.
+// Whatever a server sends: what wire takes for an answer, net/http takes for the same, and what
+// net/http refuses, wire refuses.
 func FuzzAnswer(f *testing.F) {
 	for _, text := range []string{
 		"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",

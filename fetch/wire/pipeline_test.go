@@ -67,8 +67,8 @@ func (w *windows) take() []int {
 	return sizes
 }
 
-// inWindows talks: of the requests that have come together, the i-th of n is answered by answer. If that
-// returns false, the connection is closed.
+// inWindows talks: of the requests that have come together, the i-th of n is answered by answer. If
+// that returns false, the connection is closed.
 func (w *windows) inWindows(answer func(conn io.Writer, path string, i, n int) bool) func(net.Conn, *bufio.Reader) {
 	return func(conn net.Conn, br *bufio.Reader) {
 		for {
@@ -105,8 +105,8 @@ func requireOK(t testing.TB, got map[string]fetch.Result) {
 
 var some = []string{"/0", "/1", "/2", "/3", "/4", "/5", "/6", "/7"}
 
-// Requests share a write once the host has shown that it keeps connections, and
-// each has its own answer, by whatever framing.
+// Requests share a write once the host has shown that it keeps connections, and each has its own
+// answer, by whatever framing.
 func TestPipeline(t *testing.T) {
 	var w windows
 	url, conns := serve(t, w.inWindows(func(conn io.Writer, path string, i, n int) bool {

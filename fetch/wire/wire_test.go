@@ -40,8 +40,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// A childDoer is what the children of a Shard have: what fetchtest.TestStrategy needs, and
-// for requests that come together, a Client.
+// A childDoer is what the children of a Shard have: what fetchtest.TestStrategy needs, and for
+// requests that come together, a Client.
 type childDoer struct {
 	fetch.Doer
 	*wire.Client
@@ -60,8 +60,8 @@ func TestDoer(t *testing.T) {
 	})
 }
 
-// Connections from a Dial that has no sockets to offer: what was sent unasked cannot be
-// told then, so these are the cases without.
+// Connections from a Dial that has no sockets to offer: what was sent unasked cannot be told then,
+// so these are the cases without.
 func TestDoerWithoutSockets(t *testing.T) {
 	if testing.Short() {
 		t.Skip("the same again, by another way to read")
@@ -290,8 +290,8 @@ func TestRequest(t *testing.T) {
 	assert.Equal(t, []string{"0"}, got.Header["Content-Length"])
 }
 
-// A request that finds its kept connection closed is sent again if it may be sent twice, by the rule
-// that Retry and Shard have, too.
+// A request that finds its kept connection closed is sent again if it may be sent twice, by the
+// rule that Retry and Shard have, too.
 func TestSentAgain(t *testing.T) {
 	url, conns := serve(t, func(conn net.Conn, br *bufio.Reader) {
 		for first := true; ; first = false {

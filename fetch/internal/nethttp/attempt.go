@@ -9,8 +9,8 @@ import (
 )
 
 // An Attempt is the context of one attempt at a request, redirects included. It ends with the
-// caller's context, when it is stopped, when it has taken too long, and when the server is silent for
-// too long.
+// caller's context, when it is stopped, when it has taken too long, and when the server is silent
+// for too long.
 type Attempt struct {
 	context.Context
 	caller context.Context // the one that the engine was given

@@ -60,8 +60,8 @@ func (t *Transport) changeLocked(h *host, requests, conns int) {
 	}
 }
 
-// dial is the DialContext of the http.Transport. It keeps that from opening more connections to a host
-// than there are requests to it.
+// dial is the DialContext of the http.Transport. It keeps that from opening more connections to a
+// host than there are requests to it.
 //
 // net/http dials for each request that finds no idle connection, and gives it whichever comes first:
 // the new connection, or one that another request has done with. So 64 requests at once open 70 or

@@ -112,8 +112,8 @@ func TestTransportForgetsEachHost(t *testing.T) {
 	forgets(t, tr)
 }
 
-// Nothing is left of a request that was canceled while its dial was under way,
-// or waited for its turn.
+// Nothing is left of a request that was canceled while its dial was under way, or waited for its
+// turn.
 func TestTransportForgetsCanceled(t *testing.T) {
 	const n = 10
 	dialing := make(chan bool, n)
@@ -161,8 +161,8 @@ func dialFor(x *exchange, ctx context.Context) (net.Conn, error) {
 	return x.t.dial(context.WithValue(ctx, exchangeKey{}, x), "tcp", "a.invalid:80")
 }
 
-// With one request under way there is never a second connection on order: its dial
-// waits for a while until there is room, or until it is wanted no more.
+// With one request under way there is never a second connection on order: its dial waits for a
+// while until there is room, or until it is wanted no more.
 func TestDialWaitsForItsTurn(t *testing.T) {
 	tr := newTransport(toNobody)
 	begin := func() *exchange { return tr.begin(NewAttempt(t.Context(), 0, 0), aInvalid) }

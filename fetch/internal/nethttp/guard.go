@@ -14,8 +14,8 @@ import (
 
 // A guardedConn keeps an unsolicited response from reaching the next request. A server that sends a
 // second response after the first, or a body after a 204, leaves bytes on the connection. net/http
-// drops a connection on which it finds them while that is idle; but if the next request has taken it
-// by then, they pass for the response to that.
+// drops a connection on which it finds them while that is idle; but if the next request has taken
+// it by then, they pass for the response to that.
 //
 // What is read from a kept connection is unsolicited, but for its end and for what TLS has to say.
 // And a kept connection is armed from the moment when a request gets it until its first Write:
@@ -111,8 +111,8 @@ func (c *guardedConn) settle(state *bool) {
 
 // own makes c that of x. If it has been kept, it is prepared for the first Write of x's request.
 //
-// The wait ends: c was kept when the response before was complete, and what net/http does next is to
-// close c, if something is left of what it has read, or to read.
+// The wait ends: c was kept when the response before was complete, and what net/http does next is
+// to close c, if something is left of what it has read, or to read.
 func (c *guardedConn) own(x *exchange, reused bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -141,8 +141,8 @@ func (c *guardedConn) own(x *exchange, reused bool) {
 // caughtLocked notes that what was read last, or is there to be, is unsolicited.
 func (c *guardedConn) caughtLocked() {
 	c.stray = true
-	// Over TLS it may be the record that says that the server is about to close: an alert with an AEAD
-	// (RFC 8446 §5.2, RFC 5288), which is smaller than any response.
+	// Over TLS it may be the record that says that the server is about to close: an alert with an
+	// AEAD (RFC 8446 §5.2, RFC 5288), which is smaller than any response.
 	if c.host.origin.Scheme == "http" || c.last > 5+8+2+16 {
 		c.t.suspects.Add(c.host.origin)
 	}

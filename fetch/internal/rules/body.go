@@ -22,14 +22,14 @@ func (e TooLargeError) Error() string {
 	return fmt.Sprintf("more than %d bytes: see MaxBody", int64(e))
 }
 
-// TrustedLength is the length in bytes up to which a server's claim of how long the
-// body will be is enough to make a buffer of that size.
+// TrustedLength is the length in bytes up to which a server's claim of how long the body will be is
+// enough to make a buffer of that size.
 const TrustedLength = 1 << 20
 
 const chunkSize = 32 << 10
 
-// chunks are what ReadAll reads into. They are used again, so that many large bodies at
-// once, all refused in the end, take the memory of what has been read and no more.
+// chunks are what ReadAll reads into. They are used again, so that many large bodies at once, all
+// refused in the end, take the memory of what has been read and no more.
 var chunks = sync.Pool{New: func() any { return new([chunkSize]byte) }}
 
 // ReadAll reads r to its end, or to more than most bytes if that is not negative, which is a [TooLargeError].

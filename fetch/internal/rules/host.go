@@ -41,8 +41,8 @@ func DefaultPort(scheme string) string {
 	return "80"
 }
 
-// A Host is the server of a URL, however that is spelled: a name or address, and a port. It need not
-// be valid.
+// A Host is the server of a URL, however that is spelled: a name or address, and a port. It need
+// not be valid.
 type Host struct{ Name, Port string }
 
 // String returns name:port.
