@@ -28,7 +28,7 @@ import (
 // second, whether the one before it had a response or not, as far as Limit allows. One that is
 // refused is held again, and has used up nothing of Retry; so is one that is refused by a host
 // which has answered before, for up to Patience. One that times out has failed, and it is for Retry
-// to decide. (So a row of URLs that all hang, more than twice Limit, may pass for a dead host.) The
+// to decide. (So a row of URLs that all hang, twice Limit or more, may pass for a dead host.) The
 // others fail, without having been sent, only when the host has been down for Patience. After that,
 // new ones fail at once, but for one from time to time that asks: after a second, then after twice
 // as long each time, up to MaxPark.

@@ -23,8 +23,8 @@ import (
 	"fetchbench/fetch"
 )
 
-// refusing returns a Doer that takes 5 ms, and whose requests are refused while down says so of their
-// host, at this time since the call of refusing.
+// refusing returns a Doer that takes 5 ms, and whose requests are refused while down says so of
+// their host, at this time since the call of refusing.
 func refusing(down func(host string, at time.Duration) bool) fetch.DoerFunc {
 	begun := time.Now()
 	return func(_ context.Context, r *fetch.Request) fetch.Result {
@@ -140,8 +140,8 @@ func TestSlowBodyLosesNoHeldRequests(t *testing.T) {
 	}
 }
 
-// A body that takes its time keeps the Spacing of what starts after it. If the loop went on with the
-// time before the body, two requests would start in a row.
+// A body that takes its time keeps the Spacing of what starts after it. If the loop went on with
+// the time before the body, two requests would start in a row.
 func TestSlowBodyKeepsSpacing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const spacing = 600 * time.Millisecond
@@ -166,8 +166,8 @@ func TestSlowBodyKeepsSpacing(t *testing.T) {
 	})
 }
 
-// Requests that wait for the restart of a host do not count against hosts that were never up. If they
-// did, a host that is about to start would be given up for the sake of another.
+// Requests that wait for the restart of a host do not count against hosts that were never up. If
+// they did, a host that is about to start would be given up for the sake of another.
 func TestRestartGivesUpNoOtherHost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := refusing(func(host string, at time.Duration) bool {
@@ -185,8 +185,8 @@ func TestRestartGivesUpNoOtherHost(t *testing.T) {
 	})
 }
 
-// FetchQueue gives up dead hosts at the end of the queue as Fetch does at that of its input. If it did
-// not know that end, it would wait for Patience.
+// FetchQueue gives up dead hosts at the end of the queue as Fetch does at that of its input. If it
+// did not know that end, it would wait for Patience.
 func TestFetchQueueDoesNotWaitForDeadHosts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const n = 10_000
@@ -207,7 +207,8 @@ func TestFetchQueueDoesNotWaitForDeadHosts(t *testing.T) {
 	})
 }
 
-// An event is one line. If an error's text could begin another, a server could forge events in a log.
+// An event is one line. If an error's text could begin another, a server could forge events in a
+// log.
 func TestEventStringIsOneLine(t *testing.T) {
 	forged := "two\nend index=1 url=http://forged.test/\r\n"
 	for _, e := range []fetch.Event{
@@ -219,8 +220,8 @@ func TestEventStringIsOneLine(t *testing.T) {
 	}
 }
 
-// Ordered goes by the order of the input. If it went by Request.Index, a Doer that changes that would
-// keep results for ever.
+// Ordered goes by the order of the input. If it went by Request.Index, a Doer that changes that
+// would keep results for ever.
 func TestOrderedWhateverADoerDoesToIndex(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := fetch.Fetcher{Ordered: true, Doer: fetch.DoerFunc(func(_ context.Context, r *fetch.Request) fetch.Result {
@@ -245,8 +246,8 @@ func liveHeap() int64 {
 	return int64(m.HeapAlloc)
 }
 
-// Hosts that are parked take bounded memory. If each were remembered until its time, a list of hosts
-// that all answer 429 would take as much as it is long.
+// Hosts that are parked take bounded memory. If each were remembered until its time, a list of
+// hosts that all answer 429 would take as much as it is long.
 func TestMemoryOfParkedHosts(t *testing.T) {
 	if testing.Short() {
 		t.Skip("a hundred thousand hosts take a second")
@@ -293,8 +294,8 @@ func TestShortPatienceEnds(t *testing.T) {
 	}
 }
 
-// An outage takes no more memory the longer it lasts. If each attempt at a host left a timer for the
-// end of Patience, a day of them would fill the memory.
+// An outage takes no more memory the longer it lasts. If each attempt at a host left a timer for
+// the end of Patience, a day of them would fill the memory.
 func TestMemoryOfALongOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -354,8 +355,8 @@ func TestPostThatHadItsEffectIsNotRepeated(t *testing.T) {
 	}
 }
 
-// A host that redirects to a dead one is alive. If those redirects counted as its failures, its good
-// URLs would be lost.
+// A host that redirects to a dead one is alive. If those redirects counted as its failures, its
+// good URLs would be lost.
 func TestRedirectsToADeadHostLoseNoGoodURLs(t *testing.T) {
 	server, engines, _ := redirecting(t)
 	for name, d := range engines {
@@ -373,8 +374,8 @@ func TestRedirectsToADeadHostLoseNoGoodURLs(t *testing.T) {
 	}
 }
 
-// Runs that share a limiter start no more than it allows, whatever their bodies do. If a slow body let
-// one take tokens of a time that is past, there would be more.
+// Runs that share a limiter start no more than it allows, whatever their bodies do. If a slow body
+// let one take tokens of a time that is past, there would be more.
 func TestSharedRateWithASlowBody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -412,8 +413,8 @@ func TestSharedRateWithASlowBody(t *testing.T) {
 	})
 }
 
-// A row of URLs that hang for long, fewer than twice Limit, does not pass for a dead host. If it did,
-// the good URLs behind it would fail unsent.
+// A row of URLs that hang for long, fewer than twice Limit, does not pass for a dead host. If it
+// did, the good URLs behind it would fail unsent.
 func TestHangingRowLosesNoGoodURLs(t *testing.T) {
 	for _, retry := range []*fetch.Retry{{}, nil} {
 		t.Run(fmt.Sprint(retry != nil), func(t *testing.T) {
