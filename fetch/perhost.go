@@ -25,13 +25,12 @@ import (
 // request, is a sign of life. A timeout of a request that has failed before does not count.
 //
 // The requests to a host that is down are held, and one of them asks whether it is back, once a
-// second, whether the one before it had a response or not, as far as Limit allows. One that is
-// refused is held again, and has used up nothing of Retry; so is one that is refused by a host
-// which has answered before, for up to Patience. One that times out has failed, and it is for Retry
-// to decide. (So a row of URLs that all hang, twice Limit or more, may pass for a dead host.) The
-// others fail, without having been sent, only when the host has been down for Patience. After that,
-// new ones fail at once, but for one from time to time that asks: after a second, then after twice
-// as long each time, up to MaxPark.
+// second, up to four at once if they get no response. One that is refused is held again, and has used
+// up nothing of Retry; so is one that is refused by a host which has answered before, for up to
+// Patience. One that times out has failed, and it is for Retry to decide. (So a row of URLs that all
+// hang, much longer than Limit, may pass for a dead host.) The others fail, without having been sent,
+// only when the host has been down for Patience. After that, new ones fail at once, but for one from
+// time to time that asks: after a second, then after twice as long each time, up to MaxPark.
 //
 // Requests held for hosts that have never answered take at most half of Lookahead. Beyond that,
 // those of the host that has been down longest fail first (unless it is the first such host, and
@@ -204,14 +203,14 @@ func (p *hosts) schedule(h *host, now time.Duration) {
 	switch {
 	case h.queued || h.waiting.Len() == 0:
 		return
-	case h.out >= p.Limit && (h.since == 0 || h.hopeless):
+	case !p.hasPlace(h) && (h.since == 0 || h.hopeless):
 		return // its next result will
 	case h.since == 0:
 	case !h.hopeless && now >= end:
 		p.giveUp(h, now)
 		return
 	default:
-		if at = max(at, h.probe); h.out >= p.Limit {
+		if at = max(at, h.probe); !p.hasPlace(h) {
 			at = end
 		}
 		if !h.hopeless {
@@ -232,7 +231,16 @@ func (p *hosts) mayStart(h *host, now time.Duration) bool {
 	if h.waiting.Len() == 0 || now < h.next {
 		return false
 	}
-	return h.out < p.Limit && (h.since == 0 || now >= h.probe)
+	return p.hasPlace(h) && (h.since == 0 || now >= h.probe)
+}
+
+// maxProbes is how many requests ask at once whether a host is back: more than one, since it may be
+// the URL of the first that hangs.
+const maxProbes = 4
+
+// hasPlace reports whether another request to h may be under way.
+func (p *hosts) hasPlace(h *host) bool {
+	return h.out < p.Limit && (h.since == 0 || h.probing < maxProbes)
 }
 
 // advance looks at the hosts whose time has come. stuck tells that the run has nothing to do but to

@@ -171,6 +171,13 @@ func ExampleStatus() {
 		}
 		if n++; n == 20 {
 			p, err := jetstream.Status(context.Background(), job)
+			// A shard is in flight until its worker has acknowledged it, a moment after its results.
+			for range 100 {
+				if err == nil && p.InFlight+p.Pending > 3 {
+					time.Sleep(10 * time.Millisecond)
+					p, err = jetstream.Status(context.Background(), job)
+				}
+			}
 			if err != nil {
 				panic(err)
 			}
