@@ -304,7 +304,7 @@ func (p *hosts) begin(r *Request, now time.Duration) {
 }
 
 // done counts r out, which has ended in res; known is false if that says nothing of the host. It
-// reports whether r was refused by its host, which is down, and waits for it again.
+// reports whether r was refused, and waits for its host again.
 func (p *hosts) done(r *Request, res *Result, begun time.Time, now time.Duration, known bool) (again bool) {
 	h := r.state.host
 	h.out--
@@ -316,21 +316,11 @@ func (p *hosts) done(r *Request, res *Result, begun time.Time, now time.Duration
 		p.probes--
 	}
 	if after, ok := retryAfter(res, begun.Add(now)); ok && after > 0 {
-		park := min(after, p.MaxPark)
-		if now >= h.next { // else it is parked already, or about to start another one
-			p.tell(Event{Kind: EventHostParked, Host: h.key.String(), Duration: park})
-		}
-		h.next = max(h.next, now+park)
+		p.park(h, min(after, p.MaxPark), now)
 	}
 	switch {
 	case known && alive(res) && (r.state.begun >= h.failed || !cutOff(res)):
-		p.hold(h, -h.waiting.Len(), now)
-		delete(p.down, h)
-		if h.since > 0 {
-			p.tell(Event{Kind: EventHostUp, Host: h.key.String(), Duration: now - h.since})
-		}
-		h.heard, h.answered = true, now
-		h.failures, h.last, h.since, h.hopeless = 0, nil, 0, false
+		p.goUp(h, now)
 		if cutOff(res) && p.Failures > 1 {
 			h.failures = 1 // it may be going down, but no number of these alone says so
 		}
@@ -340,10 +330,9 @@ func (p *hosts) done(r *Request, res *Result, begun time.Time, now time.Duration
 			h.failures++ // else it may be the URL, which has failed before
 		}
 		h.last, h.failed = res.Err, now
-		switch {
-		case h.since == 0 && p.Failures > 0 && h.failures >= p.Failures:
+		if h.since == 0 && p.Failures > 0 && h.failures >= p.Failures {
 			p.goDown(h, now)
-		case probe && h.hopeless:
+		} else if probe && h.hopeless {
 			h.pause = min(2*h.pause, p.MaxPark)
 			h.probe = now + h.pause
 		}
@@ -351,7 +340,7 @@ func (p *hosts) done(r *Request, res *Result, begun time.Time, now time.Duration
 	case probe:
 		h.probe = now // it said nothing: another one may ask at once
 	}
-	if known && KindOf(res.Err) == ErrDial && dead(res) && !alive(res) && h.heard && h.since == 0 && p.Failures > 0 {
+	if known && dead(res) && KindOf(res.Err) == ErrDial && h.heard && h.since == 0 && p.Failures > 0 {
 		// It was not sent, and may be one of many that a host refuses as it goes down, while it
 		// still answers others: it waits for what comes of that.
 		if r.state.refused == 0 {
@@ -367,6 +356,25 @@ func (p *hosts) done(r *Request, res *Result, begun time.Time, now time.Duration
 	}
 	p.schedule(h, now)
 	return again
+}
+
+// park keeps requests from h for some time, since it asked for that.
+func (p *hosts) park(h *host, d, now time.Duration) {
+	if now >= h.next { // else it is parked already, or about to start another one
+		p.tell(Event{Kind: EventHostParked, Host: h.key.String(), Duration: d})
+	}
+	h.next = max(h.next, now+d)
+}
+
+// goUp notes a sign of life.
+func (p *hosts) goUp(h *host, now time.Duration) {
+	p.hold(h, -h.waiting.Len(), now)
+	delete(p.down, h)
+	if h.since > 0 {
+		p.tell(Event{Kind: EventHostUp, Host: h.key.String(), Duration: now - h.since})
+	}
+	h.heard, h.answered = true, now
+	h.failures, h.last, h.since, h.hopeless = 0, nil, 0, false
 }
 
 // refusedPause is how long a host that has refused a request, and is not down, is left alone.
@@ -452,12 +460,13 @@ func cutOff(res *Result) bool {
 	return kind == ErrReset || kind == ErrTruncated
 }
 
-// dead reports whether res may mean that the host is down: it is not this machine's own doing.
+// dead reports whether res may mean that the host is down: there is no sign of life, and it is not
+// this machine's own doing.
 func dead(res *Result) bool {
 	switch KindOf(res.Err) {
 	case ErrDial, ErrDNS, ErrTimeout:
 		_, unsent := errors.AsType[unsentError](res.Err)
-		return !unsent && rules.LocalLimit(res.Err) == ""
+		return res.Status == 0 && !unsent && rules.LocalLimit(res.Err) == ""
 	}
 	return false
 }
