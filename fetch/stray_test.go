@@ -135,9 +135,10 @@ func TestClientStrayAnswers(t *testing.T) {
 			assert.Equal(t, n, received)
 			assert.LessOrEqual(t, wrong, c.most, "answers of another request")
 			if c.every == 0 {
-				// net/http itself gives up a connection whose writer gets no processor for 50 ms (its
-				// maxWriteWaitBeforeConnReuse), as may happen beside other tests.
-				assert.LessOrEqual(t, conns.Load(), int64(64+n/1000), "connections given up without need")
+				// 64 where the machine is quiet. net/http itself gives up a connection whose writer gets
+				// no processor for 50 ms (its maxWriteWaitBeforeConnReuse), and so it may happen
+				// beside other tests.
+				assert.LessOrEqual(t, conns.Load(), int64(96), "connections given up without need")
 			}
 		})
 	}
