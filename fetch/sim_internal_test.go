@@ -65,7 +65,9 @@ type simulation struct {
 	submitted map[int]int // attempts, by Index
 	total     int
 	closed    int
-	fault     string
+
+	faults sync.Mutex
+	fault  string // the first
 }
 
 func simulated(t *testing.T, seed int) (ok bool) {
@@ -77,6 +79,8 @@ func simulated(t *testing.T, seed int) (ok bool) {
 func (s *simulation) oneOf(choices ...int) int { return choices[s.rng.IntN(len(choices))] }
 
 func (s *simulation) failf(format string, args ...any) {
+	s.faults.Lock()
+	defer s.faults.Unlock()
 	if s.fault == "" {
 		s.fault = fmt.Sprintf(format, args...)
 	}
@@ -197,9 +201,10 @@ func (s *simulation) Close() {
 	}
 }
 
-// fate decides what becomes of an attempt.
+// fate decides what becomes of an attempt: the same for the same seed, whoever comes first.
 func (s *simulation) fate(r *Request) (time.Duration, Result) {
-	delay := time.Duration(s.rng.IntN(50_000)) * time.Microsecond
+	rng := rand.New(rand.NewPCG(uint64(s.seed), uint64(r.Index)<<16|uint64(s.submitted[r.Index])))
+	delay := time.Duration(rng.IntN(50_000)) * time.Microsecond
 	var host int
 	fmt.Sscanf(r.URL, "http://%d.test/", &host)
 	if phase, ok := s.dead[host]; ok {
@@ -215,12 +220,12 @@ func (s *simulation) fate(r *Request) (time.Duration, Result) {
 		return func() http.Header { return http.Header{"Retry-After": {after}} }
 	}
 	res := Result{Status: 200, Attempts: 1, Duration: delay}
-	switch s.rng.IntN(12) {
+	switch rng.IntN(12) {
 	case 0:
 		res.Status = 503
 	case 1:
 		res.Status = 429
-		res.SetHeader(header(fmt.Sprint(s.rng.IntN(3))))
+		res.SetHeader(header(fmt.Sprint(rng.IntN(3))))
 	case 2:
 		res = Result{Err: newError(ErrReset, r, errors.New("reset")), Attempts: 1}
 	case 3:
