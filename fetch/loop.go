@@ -171,11 +171,11 @@ func (l *loop) finish() {
 	}
 }
 
-// advance does all that can be done without waiting. Before each result that it hands out it looks
-// at those that have come, and starts what may start, since the body may take its time.
+// advance does all that can be done without waiting. Before each result that it hands out it shows
+// the policies all that have come, and starts what may start, since the body may take its time.
 func (l *loop) advance() bool {
 	for {
-		for len(l.results) > 0 {
+		for len(l.results) > 0 && (l.policies || l.done.Len() == 0) {
 			l.receive(<-l.results)
 		}
 		if !l.stopped && l.ctx.Err() != nil {
