@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -111,35 +112,39 @@ func TestClientStrayAnswers(t *testing.T) {
 			if testing.Short() {
 				n /= 10
 			}
-			url, conns := strayServer(t, c.secure, c.every, c.writes)
-			transport := fetch.NewTransport()
-			if c.secure != nil {
-				transport = trusting(c.secure, transport)
-			}
-			f := fetch.Fetcher{Strategy: fetch.Pool{Workers: c.atOnce}, Doer: tidy(t, &fetch.Client{Transport: transport})}
-			wrong, received := 0, 0
-			for r := range f.Fetch(t.Context(), func(yield func(fetch.Request) bool) {
-				for i := range n {
-					if !yield(fetch.Request{URL: fmt.Sprintf("%s/%d", url, i)}) {
-						return
+			opened := int64(math.MaxInt64) // the least of several tries
+			// net/http itself gives up a connection whose writer gets no processor for 50 ms (its
+			// maxWriteWaitBeforeConnReuse), as may happen beside other tests: then try again.
+			for try := 0; try < 5 && opened > 64; try++ {
+				url, conns := strayServer(t, c.secure, c.every, c.writes)
+				transport := fetch.NewTransport()
+				if c.secure != nil {
+					transport = trusting(c.secure, transport)
+				}
+				f := fetch.Fetcher{Strategy: fetch.Pool{Workers: c.atOnce}, Doer: tidy(t, &fetch.Client{Transport: transport})}
+				wrong, received := 0, 0
+				for r := range f.Fetch(t.Context(), func(yield func(fetch.Request) bool) {
+					for i := range n {
+						if !yield(fetch.Request{URL: fmt.Sprintf("%s/%d", url, i)}) {
+							return
+						}
+					}
+				}) {
+					received++
+					require.NoError(t, r.Err)
+					require.Contains(t, []int{200, 204}, r.Status)
+					if r.Status == 200 && string(r.Body) != fmt.Sprint(r.Request.Index) {
+						wrong++
 					}
 				}
-			}) {
-				received++
-				require.NoError(t, r.Err)
-				require.Contains(t, []int{200, 204}, r.Status)
-				if r.Status == 200 && string(r.Body) != fmt.Sprint(r.Request.Index) {
-					wrong++
+				assert.Equal(t, n, received)
+				assert.LessOrEqual(t, wrong, c.most, "answers of another request")
+				if c.every != 0 {
+					return // a server that was caught has its connections closed
 				}
+				opened = min(opened, conns.Load())
 			}
-			assert.Equal(t, n, received)
-			assert.LessOrEqual(t, wrong, c.most, "answers of another request")
-			if c.every == 0 {
-				// 64 where the machine is quiet. net/http itself gives up a connection whose writer gets
-				// no processor for 50 ms (its maxWriteWaitBeforeConnReuse), and so it may happen
-				// beside other tests.
-				assert.LessOrEqual(t, conns.Load(), int64(96), "connections given up without need")
-			}
+			assert.LessOrEqual(t, opened, int64(64), "connections given up without need")
 		})
 	}
 }
