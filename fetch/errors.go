@@ -132,7 +132,11 @@ type StatusError struct {
 }
 
 func (e *StatusError) Error() string {
-	return strings.TrimRight(fmt.Sprintf("fetch: %s: status %d %s", rules.SafeURL(e.URL), e.Status, http.StatusText(e.Status)), " ")
+	where := ""
+	if e.URL != "" {
+		where = rules.SafeURL(e.URL) + ": "
+	}
+	return strings.TrimRight(fmt.Sprintf("fetch: %sstatus %d %s", where, e.Status, http.StatusText(e.Status)), " ")
 }
 
 // A PanicError is the Err of a request whose [Doer] panicked, or called [runtime.Goexit] (but with

@@ -18,8 +18,8 @@ const (
 	// without PerHost and Rate, when it has a worker free.
 	EventStart EventKind = "start"
 	// EventRetry: an attempt of Request ended in Status and Err, and Retry wants another one after
-	// Duration. Attempts counts those there were. There is none if the host goes down meanwhile and
-	// stays so. A request that a host refused, and that PerHost holds, is not told.
+	// Duration. Attempts counts those made so far. If the host goes down meanwhile and stays down,
+	// the other attempt is not made. A refused request that PerHost holds is not reported.
 	EventRetry EventKind = "retry"
 	// EventEnd: Request has its result, which is about to be handed out: Status, Err, Attempts, and
 	// Duration, its service time.

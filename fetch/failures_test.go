@@ -395,7 +395,7 @@ func TestFailure(t *testing.T) {
 	}
 	failed := &fetch.Error{Kind: fetch.ErrTruncated}
 	assert.Same(t, failed, (&fetch.Result{Request: req, Status: 200, Err: failed}).Failure())
-	assert.EqualError(t, (&fetch.Result{Status: 500}).Failure(), "fetch: : status 500 Internal Server Error")
+	assert.EqualError(t, (&fetch.Result{Status: 500}).Failure(), "fetch: status 500 Internal Server Error")
 	assert.NotContains(t, (&fetch.StatusError{URL: req.URL, Status: 404}).Error(), secret)
 }
 
