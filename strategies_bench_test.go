@@ -17,7 +17,6 @@ import (
 
 	"fetchbench/fetch"
 	"fetchbench/fetch/fetchtest"
-	"fetchbench/fetch/wire"
 )
 
 // In every benchmark one op is one URL: b.N of them go through one Fetch, and the
@@ -28,8 +27,8 @@ import (
 // URL costs, with 5 ms what waiting for several at once is worth.
 func BenchmarkFetch(b *testing.B) {
 	for _, s := range strategies {
-		for _, e := range engines[:2] {
-			if e.name != "nethttp" && (s.name == "serial" || s.name == "threads") {
+		for _, e := range engines {
+			if e.name != "client" && (s.name == "serial" || s.name == "threads") {
 				continue // what they wait for, and the threads, cost more than any engine
 			}
 			for _, latency := range []time.Duration{0, 5 * time.Millisecond} {
@@ -47,7 +46,7 @@ func BenchmarkFetch(b *testing.B) {
 func BenchmarkPipeline(b *testing.B) {
 	for _, depth := range []int{1, 4, 16, 64} {
 		b.Run(fmt.Sprintf("depth=%d", depth), func(b *testing.B) {
-			run(b, fetch.Pipeline{Limit: 64 * depth, Depth: depth}, &wire.Client{}, fetchtest.NewServer(b))
+			run(b, fetch.Pipeline{Limit: 64 * depth, Depth: depth}, &fetch.Client{}, fetchtest.NewServer(b))
 		})
 	}
 }

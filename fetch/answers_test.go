@@ -283,9 +283,27 @@ func TestClientCloseIdleConnections(t *testing.T) {
 	}
 }
 
-// The Client uses a clone of the caller's Transport: it changes nothing there,
-// and nothing about what the transport can do.
-func TestClientTransport(t *testing.T) {
+// A Client changes nothing in the caller's TLS configuration, and heeds it.
+func TestClientTLS(t *testing.T) {
+	server := serveTLS(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Proto) }))
+	config := trust(server)
+	config.NextProtos = []string{"h2"} // which it does not speak
+	var checked atomic.Int64
+	config.VerifyConnection = func(tls.ConnectionState) error { checked.Add(1); return nil }
+	client := tidy(t, &fetch.Client{TLS: config})
+	for range 3 {
+		res := get(t, client, server.URL)
+		require.NoError(t, res.Err)
+		assert.Equal(t, "HTTP/1.1", string(res.Body))
+	}
+	assert.EqualValues(t, 1, checked.Load(), "handshakes")
+	assert.Equal(t, []string{"h2"}, config.NextProtos)
+	assert.Empty(t, config.ServerName)
+	assert.Nil(t, config.ClientSessionCache)
+}
+
+// An HTTPClient changes nothing in the caller's transport, and nothing about what that can do.
+func TestHTTPClientTransport(t *testing.T) {
 	server := serveTLS(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Proto) }))
 	// A zero Transport speaks HTTP/2, but one with a TLSClientConfig does not, unless
 	// told to. So net/http has to have made it ready before it learns whom to trust.
@@ -306,31 +324,31 @@ func TestClientTransport(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dial := c.transport.DialContext
-			client := tidy(t, &fetch.Client{Transport: c.transport})
-			users := tidy(t, fetch.HTTPClient{Client: &http.Client{Transport: c.transport}})
+			client := tidy(t, fetch.HTTPClient{Client: &http.Client{Transport: c.transport}})
 			for range 3 {
-				for name, client := range map[string]engine{"Client": client, "HTTPClient": users} {
-					res := get(t, client, server.URL)
-					if assert.NoError(t, res.Err, name) {
-						assert.Equal(t, c.want, string(res.Body), name)
-					}
+				res := get(t, client, server.URL)
+				if assert.NoError(t, res.Err) {
+					assert.Equal(t, c.want, string(res.Body))
 				}
 			}
-			assert.Equal(t, dial == nil, c.transport.DialContext == nil, "the caller's Transport has been changed")
+			assert.Equal(t, dial == nil, c.transport.DialContext == nil, "the caller's transport has been changed")
 		})
 	}
-	t.Run("Dial", func(t *testing.T) {
-		server := fetchtest.NewServer(t)
-		var dials atomic.Int64
-		//lint:ignore SA1019 who has it still must not lose it
-		client := tidy(t, &fetch.Client{Transport: &http.Transport{Dial: func(network, _ string) (net.Conn, error) {
-			dials.Add(1)
-			return net.Dial(network, strings.TrimPrefix(server.URL, "http://"))
-		}}})
-		res := get(t, client, "http://a.invalid/ping")
-		assert.NoError(t, res.Err)
-		assert.EqualValues(t, 1, dials.Load())
-	})
+}
+
+// Dial makes the connections, wherever the URL leads, and is not called for each request.
+func TestClientDial(t *testing.T) {
+	server := fetchtest.NewServer(t)
+	var dialed []string
+	client := tidy(t, &fetch.Client{Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		dialed = append(dialed, network+" "+addr)
+		return dialsTo(strings.TrimPrefix(server.URL, "http://"))(ctx, network, addr)
+	}})
+	for range 3 {
+		assert.NoError(t, get(t, client, "http://a.invalid/ping").Err)
+	}
+	assert.NoError(t, get(t, client, "http://b.invalid:81/ping").Err)
+	assert.Equal(t, []string{"tcp a.invalid:80", "tcp b.invalid:81"}, dialed)
 }
 
 // A request that finds its kept connection closed is sent again if it may be sent twice.
@@ -453,6 +471,16 @@ func TestHTTPClient(t *testing.T) {
 			assert.Equal(t, 1, res.Attempts)
 			assert.Positive(t, res.Duration)
 		}
+	})
+	t.Run("transport's timeout", func(t *testing.T) {
+		transport := fetch.NewTransport()
+		transport.ResponseHeaderTimeout = 30 * time.Millisecond
+		client := tidy(t, fetch.HTTPClient{Client: &http.Client{Transport: transport}})
+		res := get(t, client, serveRaw(t, hangs(""))+"/?token="+secret)
+		assert.Equal(t, fetch.ErrTimeout, fetch.KindOf(res.Err), "%v", res.Err)
+		assert.ErrorIs(t, res.Err, context.DeadlineExceeded)
+		assert.NotContains(t, res.Err.Error(), secret)
+		assert.Zero(t, res.Status)
 	})
 	t.Run("own timeout", func(t *testing.T) {
 		for status, answer := range map[int]string{0: "", 200: "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345"} {

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 
+	"fetchbench/fetch/internal/conns"
 	"fetchbench/fetch/internal/rules"
 )
 
@@ -24,21 +25,32 @@ func NewError(ctx context.Context, r *Request, err error) *Error {
 	if ctx.Err() != nil {
 		return contextError(ctx, r)
 	}
-	// http.Client wraps every error in one that shows the whole URL.
-	if ue, ok := errors.AsType[*url.Error](err); ok {
-		err = ue.Err
-	}
-	if e, ok := errors.AsType[*Error](err); ok { // from the engine itself
-		return newError(e.Kind, r, e.Err)
-	}
-	if e, ok := errors.AsType[rules.AddressError](err); ok {
+	// First those that may wrap an error of one of the caller's functions.
+	if e, ok := errors.AsType[conns.AddressError](err); ok {
 		return newError(ErrAddress, r, e)
+	}
+	if e, ok := errors.AsType[conns.ProxyError](err); ok && rules.LocalLimit(err) == "" {
+		if e.Err != nil {
+			e.Err = redact(e.Err)
+		}
+		return newError(ErrDial, r, (*ProxyError)(&e))
+	}
+	switch err.(type) {
+	case *net.OpError, conns.HandshakeError: // of the caller's Dial or TLS configuration, perhaps
+	default:
+		// http.Client wraps every error in one that shows the whole URL.
+		if ue, ok := errors.AsType[*url.Error](err); ok {
+			err = ue.Err
+		}
+		if e, ok := errors.AsType[*Error](err); ok { // from the engine itself
+			return newError(e.Kind, r, e.Err)
+		}
 	}
 	if e, ok := errors.AsType[rules.TooLargeError](err); ok {
 		return newError(ErrTooLarge, r, e)
 	}
-	if e, ok := errors.AsType[rules.ProxyError](err); ok {
-		return newError(ErrDial, r, e)
+	if e, ok := errors.AsType[rules.TimeoutError](err); ok {
+		return newError(ErrTimeout, r, e)
 	}
 	if advice := rules.LocalLimit(err); advice != "" {
 		return newError(ErrDial, r, fmt.Errorf("%s: %w", advice, redact(err)))
@@ -80,6 +92,8 @@ func kindOf(err error) Kind {
 	case begins("stopped after"), // http.Client's redirects
 		begins("failed to parse Location"), begins("unsupported protocol scheme"), begins("http: no Host in request URL"):
 		return ErrRedirect
+	case is[conns.HandshakeError](err): // whatever a function in the TLS configuration returns
+		return ErrTLS
 	}
 	return ErrProtocol
 }

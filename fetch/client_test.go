@@ -36,20 +36,22 @@ func TestClientWhenConnectionsClose(t *testing.T) {
 	assert.Equal(t, 300, received)
 }
 
-func TestClientHTTP2(t *testing.T) {
+// net/http's transport speaks HTTP/2 where it may: its responses are as complete.
+func TestHTTPClientHTTP2(t *testing.T) {
 	s := serveTLS(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Length", "8")
 		io.WriteString(w, r.Proto)
 	}))
-	f := fetch.Fetcher{Doer: tidy(t, &fetch.Client{Transport: trusting(s, fetch.NewTransport())})}
+	f := fetch.Fetcher{Doer: tidy(t, fetch.HTTPClient{Client: &http.Client{Transport: trusting(s, fetch.NewTransport())}})}
 	for r := range f.Get(t.Context(), slices.Repeat([]string{s.URL}, 500)...) {
 		require.NoError(t, r.Err)
 		require.Equal(t, "HTTP/2.0", string(r.Body))
+		require.Equal(t, "HTTP/2.0", r.Proto())
 	}
 }
 
-// Over HTTP/2 there is always something to be read: answers bear the number of their request.
-func TestClientHTTP2WithoutTLS(t *testing.T) {
+// Over HTTP/2 responses bear the number of their request.
+func TestHTTPClientHTTP2WithoutTLS(t *testing.T) {
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, r.Proto+r.URL.Path)
 	}))
@@ -60,7 +62,7 @@ func TestClientHTTP2WithoutTLS(t *testing.T) {
 	transport := fetch.NewTransport()
 	transport.Protocols = new(http.Protocols)
 	transport.Protocols.SetUnencryptedHTTP2(true)
-	client := tidy(t, &fetch.Client{Transport: transport})
+	client := tidy(t, fetch.HTTPClient{Client: &http.Client{Transport: transport}})
 	f := fetch.Fetcher{Doer: client}
 	for r := range f.Fetch(t.Context(), func(yield func(fetch.Request) bool) {
 		for i := range 2000 {
@@ -77,25 +79,33 @@ func TestClientHTTP2WithoutTLS(t *testing.T) {
 
 // A connection that is stuck in the handshake must not stand in the way of the next.
 func TestClientStuckHandshake(t *testing.T) {
-	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hello") }))
-	silent := &firstIsSilent{Listener: s.Listener, done: make(chan struct{})}
-	s.Listener = silent
-	s.StartTLS()
-	t.Cleanup(s.Close)
-	transport := trusting(s, fetch.NewTransport())
-	// Without a limit of its own, only the client ends the handshake.
-	transport.TLSHandshakeTimeout = 0
-	client := tidy(t, &fetch.Client{Transport: transport, Timeout: 300 * time.Millisecond})
-	assert.ErrorIs(t, get(t, client, s.URL).Err, fetch.ErrTimeout)
-	<-silent.done // it has been closed, though net/http would wait on
-
-	patient := tidy(t, &fetch.Client{Transport: transport})
-	for range 3 {
-		require.NoError(t, get(t, patient, s.URL).Err)
+	const short = 300 * time.Millisecond
+	for _, c := range []struct {
+		client *fetch.Client
+		text   string
+	}{
+		{&fetch.Client{Timeout: short, DialTimeout: -1}, "no complete response within 300ms: see Timeout"},
+		{&fetch.Client{Timeout: -1, DialTimeout: short}, "no connection within 300ms, the TLS handshake took too long: see DialTimeout"},
+		{&fetch.Client{DialTimeout: short, MaxConnsPerHost: 1}, "no connection within 300ms, the TLS handshake took too long: see DialTimeout"},
+	} {
+		s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hello") }))
+		silent := &firstIsSilent{Listener: s.Listener, done: make(chan struct{})}
+		s.Listener = silent
+		s.StartTLS()
+		t.Cleanup(s.Close)
+		client := tidy(t, c.client)
+		client.TLS = trust(s)
+		res := get(t, client, s.URL)
+		assert.ErrorIs(t, res.Err, fetch.ErrTimeout)
+		assert.ErrorContains(t, res.Err, c.text)
+		<-silent.done // the connection has been closed
+		for range 3 {
+			require.NoError(t, get(t, client, s.URL).Err)
+		}
 	}
 }
 
-// firstIsSilent is a listener whose first connection nobody answers.
+// firstIsSilent is a listener whose first connection gets no response.
 type firstIsSilent struct {
 	net.Listener
 	once sync.Once
@@ -126,13 +136,12 @@ func TestClientRotatingProxies(t *testing.T) {
 		proxies = append(proxies, u)
 	}
 	var n atomic.Int64
-	transport := fetch.NewTransport()
-	transport.Proxy = func(*http.Request) (*url.URL, error) { return proxies[n.Add(1)%3], nil }
-	client := tidy(t, &fetch.Client{Transport: transport})
-	for range 9 {
+	client := tidy(t, &fetch.Client{Proxy: func(*url.URL) (*url.URL, error) { return proxies[n.Add(1)%3], nil }})
+	for i := range 9 {
 		r := get(t, client, "http://host.test/")
 		require.NoError(t, r.Err)
 		require.Equal(t, "proxied", string(r.Body))
+		require.Equal(t, proxies[(i+1)%3].Host, r.RemoteAddr().String())
 	}
 }
 
@@ -141,12 +150,17 @@ func TestClientNotModified(t *testing.T) {
 	// net/http's server leaves the length out of it in HTTP/1.1.
 	plain := serveRaw(t, sends("HTTP/1.1 304 Not Modified\r\nContent-Length: 1234\r\n\r\n"))
 	s := serveTLS(t, answersStatus(http.StatusNotModified, "Content-Length", "1234"))
-	client := tidy(t, &fetch.Client{Transport: trusting(s, fetch.NewTransport())})
-	for proto, url := range map[string]string{"HTTP/1.1": plain, "HTTP/2": s.URL} {
-		r := get(t, client, url)
-		require.NoError(t, r.Err, proto)
-		assert.Equal(t, 304, r.Status, proto)
-		assert.Equal(t, "1234", r.Header().Get("Content-Length"), proto)
-		assert.Empty(t, r.Body, proto)
+	client := tidy(t, &fetch.Client{})
+	users := tidy(t, fetch.HTTPClient{Client: &http.Client{Transport: trusting(s, fetch.NewTransport())}})
+	for _, c := range []struct {
+		client     engine
+		url, proto string
+	}{{client, plain, "HTTP/1.1"}, {users, plain, "HTTP/1.1"}, {users, s.URL, "HTTP/2.0"}} {
+		r := get(t, c.client, c.url)
+		require.NoError(t, r.Err, c.proto)
+		assert.Equal(t, 304, r.Status, c.proto)
+		assert.Equal(t, "1234", r.Header().Get("Content-Length"), c.proto)
+		assert.Empty(t, r.Body, c.proto)
+		assert.Equal(t, c.proto, r.Proto())
 	}
 }

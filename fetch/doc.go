@@ -12,7 +12,7 @@
 // A [Request] is one URL to fetch. The input is an iter.Seq of them, which may be endless, a
 // channel ([Fetcher.Stream]), or a [Queue] that the loop's body adds to. A [Result] is the outcome
 // of one Request: there is exactly one for each that was taken from the input. A [Doer] performs
-// one request: [Client] is one, over net/http. A [Strategy] decides how many requests are under way
+// one request: [Client] is the default. A [Strategy] decides how many requests are under way
 // at once, and what carries them. A [Fetcher] owns the loop that puts them together, and its
 // policies: [Retry], [PerHost] and a rate.
 //
@@ -33,8 +33,8 @@
 //     workers cost nothing: 0.5 to 0.9 µs, 3 allocations.
 //   - [Batch]: so many URLs, all finished before the next begin. For checkpoints. It costs what its
 //     strategy does, and waits for the slowest URL of each batch.
-//   - [Pipeline]: several requests in one write, with an engine that can. For many small responses of
-//     hosts that are fast and trusted: 0.3 µs, and a part of the engine's cost.
+//   - [Pipeline]: several requests in one write, with an engine that can, such as [Client]. For many
+//     small responses of hosts that are fast and trusted: 0.3 µs, and a part of the engine's cost.
 //   - [Shard]: child processes of this program, each with one of the others. For what one process
 //     cannot do well, and for Doers that crash: 2 µs, and the children's memory.
 //   - [Threads]: an operating system thread for each URL. For Doers that need a thread of their own
@@ -42,9 +42,9 @@
 //
 // # Choosing an engine
 //
-// [Client] is the default, over net/http: HTTP/1.1, HTTP/2 and proxies. Package
-// [fetchbench/fetch/wire] has one that speaks HTTP/1.1 alone, for less than half of the processor
-// time, and that can pipeline. [HTTPClient] is for programs that have an [http.Client].
+// [Client] is the engine: HTTP/1.1 with TLS and proxies, on connections that the asking goroutine
+// owns, and the one that can pipeline. [HTTPClient] is for programs that have an [http.Client], or
+// need HTTP/2. The other way round, [Client.RoundTripper] puts the engine under an http.Client.
 //
 // # Servers that fail, or are not to be trusted
 //
@@ -54,7 +54,7 @@
 // them takes no place from another that could start.
 //
 // Client bounds what a server can make it do, and keeps what the caller sends to one origin from
-// others. For URLs that strangers choose, set its Allow to [PublicOnly]. SECURITY.md, in the
+// others. For URLs that strangers choose, set its AllowAddr to [PublicOnly]. SECURITY.md, in the
 // module's root, is the whole list.
 //
 // # Promises

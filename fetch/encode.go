@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -21,7 +22,7 @@ import (
 // How requests and results travel to other processes and machines: a byte with the version, then
 // fields one after another, and last the body. Numbers are varints; strings have their length
 // before them.
-const encodingVersion = 2
+const encodingVersion = 4
 
 var errEncoding = errors.New("not an encoding of this version of the package")
 
@@ -44,7 +45,7 @@ func (r *Request) UnmarshalBinary(data []byte) error {
 	return err
 }
 
-// AppendBinary appends r's encoding to b: all of it but r.Request. Of an error there remains its
+// AppendBinary appends r's encoding to b: all of it but r.Request, Proto and RemoteAddr. Of an error there remains its
 // text, its [Kind], and what errors.Is says of common errors. The error is nil. It implements
 // [encoding.BinaryAppender].
 func (r *Result) AppendBinary(b []byte) ([]byte, error) {
@@ -70,32 +71,30 @@ func (r *Result) UnmarshalBinary(data []byte) error {
 // appendRequest appends r's encoding without the body.
 func appendRequest(b []byte, r *Request) []byte {
 	b = appendInt(append(b, encodingVersion), r.Index)
-	b = field.Append(b, r.Method)
-	b = field.Append(b, r.URL)
-	b = appendHeader(b, r.Header)
-	return appendBool(b, r.Body == nil)
+	b = field.Append(field.Append(b, r.Method), r.URL)
+	return appendBool(appendHeader(b, r.Header), r.Body == nil)
 }
 
 // decodeRequest is the reverse. The body is a part of data.
 func decodeRequest(data []byte) (*Request, error) {
 	f := fieldsOf(data)
 	r := &Request{Index: f.Int(), Method: f.Text(), URL: f.Text(), Header: f.header()}
-	r.Body = f.body(f.Uint() == 1)
+	r.Body = f.body()
 	return r, f.err()
 }
 
 // appendResult appends r's encoding without the body.
 func appendResult(b []byte, r *Result) []byte {
-	b = appendInt(append(b, encodingVersion), r.Status)
-	b = appendInt(b, r.Attempts)
-	b = appendInt(b, int(r.Duration))
+	b = append(b, encodingVersion)
+	for _, n := range [...]int{r.Status, r.Attempts, int(r.Duration), int(r.FirstByte)} {
+		b = appendInt(b, n)
+	}
 	b = appendBool(b, r.Unverified)
 	url := r.URL
 	if r.Request != nil && url == r.Request.URL {
 		url = "" // the other side has it
 	}
-	b = field.Append(b, url)
-	b = appendError(b, r.Err, 0)
+	b = appendError(field.Append(b, url), r.Err, 0)
 	// The header's length goes before it, so that it can be parsed when it is asked for.
 	var scratch [512]byte
 	b = field.Append(b, appendHeader(scratch[:0], r.Header()))
@@ -105,29 +104,25 @@ func appendResult(b []byte, r *Result) []byte {
 // decodeResult is the reverse. Header and body are parts of data.
 func decodeResult(data []byte) (Result, error) {
 	f := fieldsOf(data)
-	r := Result{Status: f.Int(), Attempts: f.Int(), Duration: time.Duration(f.Int()), Unverified: f.Uint() == 1, URL: f.Text(), Err: f.error(0)}
+	r := Result{Status: f.Int(), Attempts: f.Int(), Duration: time.Duration(f.Int()), FirstByte: time.Duration(f.Int())}
+	r.Unverified, r.URL, r.Err = f.Uint() == 1, f.Text(), f.error(0)
 	if header := f.Bytes(); len(header) > 0 && header[0] != 0 { // else it is nil
 		r.SetHeader(func() http.Header {
 			f := fields{field.Reader{Rest: header}}
 			return f.header()
 		})
 	}
-	r.Body = f.body(f.Uint() == 1)
-	if err := f.err(); err != nil {
-		return Result{}, err
-	}
-	return r, nil
+	r.Body = f.body()
+	return r, f.err()
 }
 
 // appendEvent appends e's encoding: all of it but the Request.
 func appendEvent(b []byte, e *Event) []byte {
-	b = field.Append(append(b, encodingVersion), e.Kind)
-	b = field.Append(b, e.Host)
+	b = field.Append(field.Append(append(b, encodingVersion), e.Kind), e.Host)
 	for _, n := range e.numbers() {
 		b = appendInt(b, *n)
 	}
-	b = appendInt(b, int(e.Duration))
-	return appendError(b, e.Err, 0)
+	return appendError(appendInt(b, int(e.Duration)), e.Err, 0)
 }
 
 // decodeEvent is the reverse.
@@ -150,13 +145,10 @@ type fields struct{ field.Reader }
 
 // fieldsOf returns the fields after the version.
 func fieldsOf(data []byte) *fields {
-	f := &fields{}
 	if len(data) == 0 || data[0] != encodingVersion {
-		f.Fail()
-	} else {
-		f.Rest = data[1:]
+		return &fields{field.Reader{Bad: true}}
 	}
-	return f
+	return &fields{field.Reader{Rest: data[1:]}}
 }
 
 func (f *fields) err() error {
@@ -166,16 +158,15 @@ func (f *fields) err() error {
 	return nil
 }
 
-// body returns the rest. A field before it told whether it is nil or empty.
-func (f *fields) body(isNil bool) []byte {
-	if isNil && len(f.Rest) == 0 {
+// body returns the rest, after a field that tells whether it is nil.
+func (f *fields) body() []byte {
+	if f.Uint() == 1 && len(f.Rest) == 0 {
 		return nil
 	}
-	return f.Rest[:len(f.Rest):len(f.Rest)]
+	return slices.Clip(f.Rest)
 }
 
-func appendUint(b []byte, v uint64) []byte { return binary.AppendUvarint(b, v) }
-func appendInt(b []byte, v int) []byte     { return binary.AppendVarint(b, int64(v)) }
+func appendInt(b []byte, v int) []byte { return binary.AppendVarint(b, int64(v)) }
 
 func appendBool(b []byte, v bool) []byte {
 	if v {
@@ -184,22 +175,16 @@ func appendBool(b []byte, v bool) []byte {
 	return append(b, 0)
 }
 
-// appendHeader appends 0 for nil, else 1 more than the number of names, and the names with their
-// values.
+// appendHeader appends 0 for nil, else 1, the number of names, and the names with their values.
 func appendHeader(b []byte, h http.Header) []byte {
 	if h == nil {
 		return append(b, 0)
 	}
-	b = appendUint(b, uint64(len(h))+1)
-	// Sorted, so that equal headers give equal bytes.
-	names := make([]string, 0, 32)
-	for name := range h {
-		names = append(names, name)
-	}
-	slices.Sort(names)
+	b = binary.AppendUvarint(append(b, 1), uint64(len(h)))
+	names := slices.AppendSeq(make([]string, 0, 32), maps.Keys(h))
+	slices.Sort(names) // so that equal headers give equal bytes
 	for _, name := range names {
-		b = field.Append(b, name)
-		b = appendUint(b, uint64(len(h[name])))
+		b = binary.AppendUvarint(field.Append(b, name), uint64(len(h[name])))
 		for _, v := range h[name] {
 			b = field.Append(b, v)
 		}
@@ -208,13 +193,12 @@ func appendHeader(b []byte, h http.Header) []byte {
 }
 
 func (f *fields) header() http.Header {
-	n := f.Uint()
-	if n == 0 || n-1 > uint64(len(f.Rest)) {
-		f.Bad = f.Bad || n != 0
+	if f.Uint() == 0 {
 		return nil
 	}
-	h := make(http.Header, min(n-1, 64))
-	for range n - 1 {
+	n := f.Count()
+	h := make(http.Header, min(n, 64))
+	for range n {
 		name := f.Text()
 		var values []string // nil if there are none: that keeps net/http from adding its own
 		for range f.Count() {
@@ -228,14 +212,16 @@ func (f *fields) header() http.Header {
 	return h
 }
 
-// The forms of an error. Errors nest no deeper than maxDepth.
+// The forms of an error. Of one that is nested deeper than maxDepth, errText is what is left.
 const (
-	errNone   = iota
-	errFetch  // an *Error: kind, URL, cause
-	errPanic  // a *PanicError: URL, stack, value as text, value as an error
-	errKind   // a Kind
-	errRemote // any other: its text, and what can be found in it
-	maxDepth  = 8
+	errNone     = iota
+	errText     // of no other form: its text, and the errors that can be found in it, up to errNone
+	errSentinel // one of sentinels: its index
+	errNumber   // a syscall.Errno
+	errKind     // a Kind
+	errFetch    // an *Error: kind, URL, cause
+	errPanic    // a *PanicError: URL, stack, value as text, value as an error
+	maxDepth    = 8
 )
 
 // sentinels are the errors that errors.Is finds in the other process too.
@@ -244,73 +230,76 @@ var sentinels = []error{
 	net.ErrClosed, fs.ErrNotExist, fs.ErrPermission, errors.ErrUnsupported,
 }
 
+// An encodableError has a form of its own.
+type encodableError interface {
+	error
+	appendTo(b []byte, depth int) []byte
+}
+
+func (k Kind) appendTo(b []byte, _ int) []byte { return field.Append(append(b, errKind), k) }
+
+func (e *Error) appendTo(b []byte, depth int) []byte {
+	b = field.Append(field.Append(append(b, errFetch), e.Kind), e.URL)
+	return appendError(b, e.Err, depth+1)
+}
+
+func (e *PanicError) appendTo(b []byte, depth int) []byte {
+	b = field.Append(field.Append(append(b, errPanic), e.URL), e.Stack)
+	cause, _ := e.Value.(error)
+	return appendError(field.Append(b, fmt.Sprint(e.Value)), cause, depth+1)
+}
+
 // appendError appends err. If a method of err panics, as that of a nil pointer may, its text is
 // what fmt makes of it.
 func appendError(b []byte, err error, depth int) (out []byte) {
 	if err == nil {
 		return append(b, errNone)
 	}
-	start := len(b)
 	defer func() {
 		if recover() != nil {
-			out = field.Append(append(b[:start], errRemote), fmt.Sprint(err))
-			out = append(out, 0, 0, errNone) // nothing is found in it
+			out = append(field.Append(append(b, errText), fmt.Sprint(err)), errNone)
 		}
 	}()
-	if depth < maxDepth {
-		switch e := err.(type) {
-		case *Error:
-			b = append(b, errFetch)
-			b = field.Append(b, e.Kind)
-			b = field.Append(b, e.URL)
-			return appendError(b, e.Err, depth+1)
-		case Kind:
-			return field.Append(append(b, errKind), e)
-		case *PanicError:
-			b = append(b, errPanic)
-			b = field.Append(b, e.URL)
-			b = field.Append(b, e.Stack)
-			b = field.Append(b, fmt.Sprint(e.Value))
-			cause, _ := e.Value.(error)
-			return appendError(b, cause, depth+1)
-		}
+	if e, ok := err.(encodableError); ok && depth < maxDepth {
+		return e.appendTo(b, depth)
 	}
-	b = append(b, errRemote)
-	b = field.Append(b, err.Error())
-	var found uint64
+	out = field.Append(append(b, errText), err.Error())
 	for i, s := range sentinels {
 		if errors.Is(err, s) {
-			found |= 1 << i
+			out = append(out, errSentinel, byte(i))
 		}
 	}
-	b = appendUint(b, found)
-	errno, _ := errors.AsType[syscall.Errno](err)
-	b = appendUint(b, uint64(errno))
-	if depth >= maxDepth {
-		return append(b, errNone)
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		out = binary.AppendUvarint(append(out, errNumber), uint64(errno))
 	}
-	if inner, ok := errors.AsType[*PanicError](err); ok {
-		return appendError(b, inner, depth+1)
+	if e, ok := errors.AsType[encodableError](err); ok && depth < maxDepth {
+		out = e.appendTo(out, depth+1)
 	}
-	if inner, ok := errors.AsType[*Error](err); ok {
-		return appendError(b, inner, depth+1)
-	}
-	if kind := KindOf(err); kind != "" {
-		return appendError(b, kind, depth+1)
-	}
-	return append(b, errNone)
+	return append(out, errNone)
 }
 
 func (f *fields) error(depth int) error {
 	form := f.Uint()
-	if form == errNone {
-		return nil
-	}
-	if depth > maxDepth {
-		f.Fail()
-		return nil
+	if depth > 2*maxDepth {
+		form = 0xff // none
 	}
 	switch form {
+	case errNone:
+		return nil
+	case errText:
+		e := &remoteError{text: f.Text()}
+		for found := f.error(depth + 1); found != nil; found = f.error(depth + 1) {
+			e.found = append(e.found, found)
+		}
+		return e
+	case errSentinel:
+		if i := f.Uint(); i < uint64(len(sentinels)) {
+			return sentinels[i]
+		}
+	case errNumber:
+		return syscall.Errno(f.Uint())
+	case errKind:
+		return Kind(f.Text())
 	case errFetch:
 		return &Error{Kind: Kind(f.Text()), URL: f.Text(), Err: f.error(depth + 1)}
 	case errPanic:
@@ -319,34 +308,17 @@ func (f *fields) error(depth int) error {
 			e.Value = cause
 		}
 		return e
-	case errKind:
-		return Kind(f.Text())
-	case errRemote:
-		e := &remoteError{text: f.Text()}
-		found := f.Uint()
-		for i, s := range sentinels {
-			if found&(1<<i) != 0 {
-				e.is = append(e.is, s)
-			}
-		}
-		if errno := f.Uint(); errno != 0 {
-			e.is = append(e.is, syscall.Errno(errno))
-		}
-		if inner := f.error(depth + 1); inner != nil {
-			e.is = append(e.is, inner)
-		}
-		return e
 	}
 	f.Fail()
 	return nil
 }
 
-// A remoteError is an error of another process: its text, and the errors that errors.Is and
-// errors.As found in it there.
+// A remoteError is an error of another process: its text, and what errors.Is and errors.As found in
+// it there.
 type remoteError struct {
-	text string
-	is   []error
+	text  string
+	found []error
 }
 
 func (e *remoteError) Error() string   { return e.text }
-func (e *remoteError) Unwrap() []error { return e.is }
+func (e *remoteError) Unwrap() []error { return e.found }

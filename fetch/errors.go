@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 
+	"fetchbench/fetch/internal/conns"
 	"fetchbench/fetch/internal/rules"
 )
 
@@ -18,14 +19,15 @@ func (k Kind) Error() string { return string(k) }
 
 // The kinds of errors that this module returns.
 const (
-	// ErrBadURL: the request cannot be sent as it stands, because of its URL, its method or a
-	// header. It is found before any I/O.
+	// ErrBadURL: the request cannot be sent as it stands, because of its URL, its method, a header
+	// or, with [Client.RoundTripper], its body. It is found before any I/O.
 	ErrBadURL Kind = "bad URL"
 	// ErrDNS: the host's name does not resolve.
 	ErrDNS Kind = "DNS"
-	// ErrDial: no connection could be made.
+	// ErrDial: no connection could be made. If that is a proxy's fault, the cause is a
+	// [ProxyError].
 	ErrDial Kind = "dial"
-	// ErrAddress: the client's Allow refuses the address.
+	// ErrAddress: the client's AllowAddr refuses the address.
 	ErrAddress Kind = "address refused"
 	// ErrTLS: the TLS handshake failed, the server's certificate included.
 	ErrTLS Kind = "TLS"
@@ -39,7 +41,7 @@ const (
 	// ErrTruncated: the connection ended before the response did.
 	ErrTruncated Kind = "truncated"
 	// ErrTooLarge: the body, decoded, is larger than the client's MaxBody, or the response's head
-	// than its MaxHead.
+	// than its MaxHeaderBytes.
 	ErrTooLarge Kind = "too large"
 	// ErrDecode: the body is not what its Content-Encoding says, or, from [Result.Decode], not JSON
 	// of the wanted form.
@@ -124,7 +126,8 @@ func redact(err error) error {
 	return redacted{strings.TrimRight(text, " :"), err}
 }
 
-// A StatusError says that a response is complete, and its status is not a 2xx: see [Result.Failure].
+// A StatusError says that a response is complete, and its status is not a 2xx: see
+// [Result.Failure].
 type StatusError struct {
 	// URL is the request's, safe to show, as in [Error].
 	URL    string
@@ -138,6 +141,23 @@ func (e *StatusError) Error() string {
 	}
 	return strings.TrimRight(fmt.Sprintf("fetch: %sstatus %d %s", where, e.Status, http.StatusText(e.Status)), " ")
 }
+
+// A ProxyError is the cause of an [ErrDial]: a proxy could not be reached, or did not connect to
+// the server.
+type ProxyError struct {
+	// Proxy is the proxy's URL, without user info.
+	Proxy string
+	// Status is that of the proxy's response to CONNECT, such as 407 or 502; 0 if there was none.
+	// (For an http URL the proxy's response is the result.)
+	Status int
+	// Err is the cause, nil if there was a response.
+	Err error
+}
+
+func (e *ProxyError) Error() string { return conns.ProxyError(*e).Error() }
+
+// Unwrap returns the cause.
+func (e *ProxyError) Unwrap() error { return e.Err }
 
 // A PanicError is the Err of a request whose [Doer] panicked, or called [runtime.Goexit] (but with
 // [Serial], whose Doer runs on the caller's goroutine, that ends the caller). It is an [*Error] of

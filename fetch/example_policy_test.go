@@ -130,7 +130,7 @@ func ExampleFetcher_rate() {
 
 // Fetch URLs that strangers have chosen, and keep them away from this machine.
 func ExamplePublicOnly() {
-	client := &fetch.Client{Allow: fetch.PublicOnly}
+	client := &fetch.Client{AllowAddr: fetch.PublicOnly}
 	f := fetch.Fetcher{Doer: client, Ordered: true}
 	for r := range f.Get(context.Background(), "http://127.0.0.1:8080/admin", "http://[::ffff:169.254.169.254]/latest/meta-data") {
 		fmt.Println(errors.Is(r.Err, fetch.ErrAddress), r.Err)
@@ -141,8 +141,8 @@ func ExamplePublicOnly() {
 }
 
 // Allow public addresses at the usual ports, and nothing else.
-func ExampleClient_allow() {
-	client := &fetch.Client{Allow: func(addr netip.AddrPort) error {
+func ExampleClient_allowAddr() {
+	client := &fetch.Client{AllowAddr: func(addr netip.AddrPort) error {
 		if addr.Port() != 80 && addr.Port() != 443 {
 			return errors.New("neither port 80 nor 443")
 		}

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -410,8 +412,7 @@ func ExampleDoerFunc_middleware() {
 	// 200
 }
 
-// A Doer over something other than net/http gives its errors a Kind, and parses a header only when
-// it is asked for.
+// A Doer for another protocol gives its errors a Kind, and parses a header only when it is asked for.
 func ExampleNewError() {
 	gopher := fetch.DoerFunc(func(ctx context.Context, r *fetch.Request) (res fetch.Result) {
 		res.Attempts = 1
@@ -433,13 +434,18 @@ func ExampleNewError() {
 	// fetch: http://nobody.test/: dial: dial tcp 127.0.0.1:1: connect: connection refused
 }
 
+// The zero Client is ready; its fields bound what a server can make it do.
 func ExampleClient() {
 	server := newServer()
 	defer server.Close()
 	client := &fetch.Client{
-		Timeout:      5 * time.Second,
-		MaxBody:      1 << 20,
-		MaxRedirects: -1, // a redirect is a result like others
+		Timeout:        5 * time.Second, // an attempt, all in all
+		DialTimeout:    2 * time.Second,
+		StallTimeout:   2 * time.Second, // a server's silence
+		MaxHeaderBytes: 64 << 10,
+		MaxBody:        1 << 20,
+		MaxRedirects:   -1, // a redirect is a result like others
+		MaxIdleConns:   100,
 	}
 	defer client.CloseIdleConnections()
 
@@ -450,6 +456,62 @@ func ExampleClient() {
 	// Output:
 	// 200 ""
 	// 302 "/new"
+}
+
+// Some requests go through a proxy, and others do not.
+func ExampleClient_proxy() {
+	server := newServer()
+	defer server.Close()
+	// A proxy is sent the whole URL of what it has to forward. This one responds itself.
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "proxied %s, authorized: %t", r.RequestURI, r.Header.Get("Proxy-Authorization") != "")
+	}))
+	defer proxy.Close()
+	proxyURL, err := url.Parse(proxy.URL)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	proxyURL.User = url.UserPassword("me", "secret") // sent to the proxy alone
+	client := &fetch.Client{Proxy: func(u *url.URL) (*url.URL, error) {
+		if u.Hostname() == "127.0.0.1" {
+			return nil, nil // no proxy
+		}
+		return proxyURL, nil
+	}}
+	defer client.CloseIdleConnections()
+
+	f := fetch.Fetcher{Doer: client, Ordered: true}
+	for r := range f.Get(context.Background(), "http://api.test/ada", server.URL+"/grace") {
+		fmt.Println(r.Status, string(r.Body))
+	}
+	// Output:
+	// 200 proxied http://api.test/ada, authorized: true
+	// 200 {"name":"grace"}
+}
+
+// An http.Client, or a library that takes one, gets the Client's limits with its transport.
+func ExampleClient_RoundTripper() {
+	server := newServer()
+	defer server.Close()
+	client := &fetch.Client{MaxBody: 100}
+	defer client.CloseIdleConnections()
+
+	users := &http.Client{Transport: client.RoundTripper()}
+	resp, err := users.Get(server.URL + "/old")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	fmt.Println(resp.Status, resp.Request.URL.Path, string(body), err) // it has followed the redirect
+
+	_, err = users.Get(server.URL + "/" + strings.Repeat("x", 100))
+	fmt.Println(errors.Is(err, fetch.ErrTooLarge))
+	// Output:
+	// 200 OK /new {"name":"new"} <nil>
+	// true
 }
 
 // An http.Client that a program has already keeps its cookies, its redirect policy and whatever its
@@ -471,13 +533,14 @@ func ExampleHTTPClient() {
 	// Output: 200 {"name":"new"} true
 }
 
+// The transport for an http.Client of one's own, with other settings.
 func ExampleNewTransport() {
 	server := newServer()
 	defer server.Close()
 	t := fetch.NewTransport()
 	t.Proxy = nil // go direct, whatever the environment says
 	t.ResponseHeaderTimeout = 2 * time.Second
-	client := &fetch.Client{Transport: t}
+	client := fetch.HTTPClient{Client: &http.Client{Transport: t}}
 	defer client.CloseIdleConnections()
 
 	f := fetch.Fetcher{Doer: client}

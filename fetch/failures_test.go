@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"os"
 	"strings"
@@ -81,12 +82,17 @@ func serveTLS(t *testing.T, h http.Handler) *httptest.Server {
 	return s
 }
 
+// trust is a configuration that accepts the certificate of s, which serves TLS.
+func trust(s *httptest.Server) *tls.Config {
+	return &tls.Config{RootCAs: s.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs}
+}
+
 // trusting makes transport accept the certificate of s, which serves TLS.
 func trusting(s *httptest.Server, transport *http.Transport) *http.Transport {
 	if transport.TLSClientConfig == nil {
 		transport.TLSClientConfig = &tls.Config{}
 	}
-	transport.TLSClientConfig.RootCAs = s.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
+	transport.TLSClientConfig.RootCAs = trust(s).RootCAs
 	return transport
 }
 
@@ -172,16 +178,27 @@ func answers(body []byte, pairs ...string) http.HandlerFunc {
 	}
 }
 
-func dialedBy(dial func(ctx context.Context, network, addr string) (net.Conn, error)) *http.Transport {
-	return &http.Transport{DialContext: dial}
+// A dialFunc makes connections: the Dial of a Client, and the DialContext of a transport.
+type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// dialsTo connects to addr, wherever the URL leads.
+func dialsTo(addr string) dialFunc {
+	return func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	}
 }
 
-func failing(err error) *http.Transport {
-	return dialedBy(func(context.Context, string, string) (net.Conn, error) { return nil, err })
+func failing(err error) dialFunc {
+	return func(context.Context, string, string) (net.Conn, error) { return nil, err }
 }
 
-func socketError(errno syscall.Errno) *http.Transport {
+func socketError(errno syscall.Errno) dialFunc {
 	return failing(&net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", errno)})
+}
+
+// proxyURL is a Client.Proxy: always u.
+func proxyURL(u *url.URL) func(*url.URL) (*url.URL, error) {
+	return func(*url.URL) (*url.URL, error) { return u, nil }
 }
 
 // secret stands in everything of a request that must not get into a log.
@@ -204,37 +221,39 @@ func TestClientFailures(t *testing.T) {
 	const large = 1000
 
 	for _, c := range []struct {
-		name      string
-		server    func(t *testing.T) string // its URL without a path
-		transport *http.Transport           // nil: a new one
-		timeout   time.Duration             // the Client's, as is
-		most      int64                     // its MaxBody
-		kind      fetch.Kind
-		status    int
-		text      string // something that the error says
-		cause     error  // if not nil, one that the error is too
-		untold    bool   // http.Client does not tell on which answer it gave up
-		own       bool   // only for Client: http.Client takes a URL without a host for one of this machine
+		name    string
+		server  func(t *testing.T) string // its URL without a path
+		dial    dialFunc                  // the client's; nil: the default
+		proxy   *url.URL                  // its proxy; nil: none
+		tls     *tls.Config               // its TLS; nil: the default
+		timeout time.Duration             // its Timeout, as is
+		maxHead int64                     // its MaxHeaderBytes
+		most    int64                     // its MaxBody
+		kind    fetch.Kind
+		status  int
+		text    string // something that the error says
+		cause   error  // if not nil, one that the error is too
+		untold  bool   // http.Client does not tell on which answer it gave up
+		own     bool   // only for Client: http.Client takes a URL without a host for one of this machine
 	}{
 		{name: "DNS", server: func(*testing.T) string { return "http://nosuchhost.invalid" },
-			transport: failing(&net.OpError{Op: "dial", Net: "tcp", Err: noHost}), kind: fetch.ErrDNS, text: "no such host", cause: noHost},
+			dial: failing(&net.OpError{Op: "dial", Net: "tcp", Err: noHost}), kind: fetch.ErrDNS, text: "no such host", cause: noHost},
 		{name: "refused", server: nowhere, kind: fetch.ErrDial, text: "connection refused", cause: syscall.ECONNREFUSED},
 		{name: "proxy refused", server: nowhere,
-			transport: &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", User: url.UserPassword("u", secret), Host: "127.0.0.1:1"})},
-			kind:      fetch.ErrDial, text: "connection refused", cause: syscall.ECONNREFUSED},
+			proxy: &url.URL{Scheme: "http", User: url.UserPassword("u", secret), Host: "127.0.0.1:1"},
+			kind:  fetch.ErrDial, text: "connection refused", cause: syscall.ECONNREFUSED},
 		// These are not the URL's fault, and the user can do something about them.
-		{name: "files of the process", server: nowhere, transport: socketError(syscall.EMFILE),
+		{name: "files of the process", server: nowhere, dial: socketError(syscall.EMFILE),
 			timeout: 400 * time.Millisecond, kind: fetch.ErrDial, text: "lower the strategy's limit or raise ulimit -n", cause: syscall.EMFILE},
-		{name: "files of the machine", server: nowhere, transport: socketError(syscall.ENFILE),
+		{name: "files of the machine", server: nowhere, dial: socketError(syscall.ENFILE),
 			timeout: 400 * time.Millisecond, kind: fetch.ErrDial, text: "lower the strategy's limit or raise ulimit -n", cause: syscall.ENFILE},
-		{name: "ports", server: nowhere, transport: socketError(syscall.EADDRNOTAVAIL),
+		{name: "ports", server: nowhere, dial: socketError(syscall.EADDRNOTAVAIL),
 			timeout: 400 * time.Millisecond, kind: fetch.ErrDial, text: "no free local port: lower the strategy's limit, or let connections be reused", cause: syscall.EADDRNOTAVAIL},
 
 		{name: "certificate of nobody known", server: func(t *testing.T) string { return serveTLS(t, http.NotFoundHandler()).URL },
 			kind: fetch.ErrTLS, text: "certificate"},
 		{name: "certificate of another", server: func(t *testing.T) string { return serveTLS(t, http.NotFoundHandler()).URL },
-			transport: &http.Transport{TLSClientConfig: &tls.Config{ServerName: "other.invalid"}},
-			kind:      fetch.ErrTLS, text: "certificate"},
+			tls: &tls.Config{ServerName: "other.invalid"}, kind: fetch.ErrTLS, text: "certificate"},
 		{name: "no TLS there", server: func(t *testing.T) string {
 			return strings.Replace(serve(t, http.NotFoundHandler()).URL, "http:", "https:", 1)
 		}, kind: fetch.ErrTLS},
@@ -245,8 +264,6 @@ func TestClientFailures(t *testing.T) {
 			timeout: 30 * time.Millisecond, kind: fetch.ErrTimeout, status: 200, text: "30ms"},
 		{name: "silence in the body of a redirect", server: raw(hangs("HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 10\r\n\r\n12345")),
 			timeout: 30 * time.Millisecond, kind: fetch.ErrTimeout, status: 302},
-		{name: "transport's own timeout", server: raw(hangs("")), transport: &http.Transport{ResponseHeaderTimeout: 30 * time.Millisecond},
-			timeout: -1, kind: fetch.ErrTimeout},
 
 		{name: "closed", server: raw(sends("")), kind: fetch.ErrReset},
 		{name: "reset", server: raw(func(conn *net.TCPConn, _ *http.Request) { conn.SetLinger(0) }), kind: fetch.ErrReset},
@@ -271,7 +288,7 @@ func TestClientFailures(t *testing.T) {
 		{name: "head without end", server: raw(func(conn *net.TCPConn, _ *http.Request) {
 			io.WriteString(conn, "HTTP/1.1 200 OK\r\nX: "+strings.Repeat("x", 100<<10))
 			io.Copy(io.Discard, conn)
-		}), transport: &http.Transport{MaxResponseHeaderBytes: 1000}, kind: fetch.ErrTooLarge},
+		}), maxHead: 1000, kind: fetch.ErrTooLarge},
 		// What a server says is not taken for an error of ours.
 		{name: "says tls", server: raw(sends("tls: no " + secret + "\r\n\r\n")), kind: fetch.ErrProtocol},
 		{name: "says server closed", server: raw(sends("server closed " + secret + "\r\n\r\n")), kind: fetch.ErrProtocol},
@@ -304,15 +321,16 @@ func TestClientFailures(t *testing.T) {
 		}, kind: fetch.ErrTLS, status: 302},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if c.transport == nil {
-				c.transport = fetch.NewTransport()
-			}
-			t.Cleanup(c.transport.CloseIdleConnections)
 			server := c.server(t)
-			own := &fetch.Client{Transport: c.transport, Timeout: c.timeout, MaxBody: c.most}
+			transport := fetch.NewTransport()
+			transport.DialContext, transport.Proxy = c.dial, http.ProxyURL(c.proxy)
+			transport.TLSClientConfig, transport.MaxResponseHeaderBytes = c.tls, c.maxHead
 			clients := map[string]engine{
-				"Client":     own,
-				"HTTPClient": fetch.HTTPClient{Client: &http.Client{Transport: c.transport}, Timeout: cmp.Or(max(c.timeout, 0), 30*time.Second), MaxBody: c.most},
+				"Client": &fetch.Client{
+					Dial: c.dial, Proxy: proxyURL(c.proxy), TLS: c.tls,
+					Timeout: c.timeout, MaxHeaderBytes: c.maxHead, MaxBody: c.most,
+				},
+				"HTTPClient": fetch.HTTPClient{Client: &http.Client{Transport: transport}, Timeout: cmp.Or(c.timeout, 30*time.Second), MaxBody: c.most},
 			}
 			if c.own {
 				delete(clients, "HTTPClient")
@@ -499,17 +517,17 @@ func TestClientContext(t *testing.T) {
 	t.Run("canceled before", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		res := tidy(t, &fetch.Client{Transport: noDial(t)}).Do(ctx, &fetch.Request{URL: "http://127.0.0.1:1"})
+		res := tidy(t, &fetch.Client{Dial: noDial(t)}).Do(ctx, &fetch.Request{URL: "http://127.0.0.1:1"})
 		assert.Equal(t, fetch.ErrCanceled, fetch.KindOf(res.Err))
 	})
 }
 
 // noDial is for tests of what has to fail before any I/O.
-func noDial(t *testing.T) *http.Transport {
-	return dialedBy(func(_ context.Context, _, addr string) (net.Conn, error) {
+func noDial(t *testing.T) dialFunc {
+	return func(_ context.Context, _, addr string) (net.Conn, error) {
 		t.Errorf("dialed %s", addr)
 		return nil, errors.New("dialed")
-	})
+	}
 }
 
 // A dial that nobody waits for any more has to end, or it and its place are lost.
@@ -526,12 +544,12 @@ func TestClientBlackHole(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			begun, ended := make(chan bool, 1), make(chan bool, 1)
-			client := tidy(t, &fetch.Client{Timeout: c.timeout, Transport: dialedBy(func(ctx context.Context, _, _ string) (net.Conn, error) {
+			client := tidy(t, &fetch.Client{Timeout: c.timeout, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 				begun <- true
 				<-ctx.Done()
 				ended <- true
 				return nil, ctx.Err()
-			})})
+			}})
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			result := make(chan fetch.Result, 1)
@@ -556,7 +574,7 @@ func TestClientBlackHole(t *testing.T) {
 func TestClientAfterFailedDials(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dials := 0
-		client := tidy(t, &fetch.Client{Transport: dialedBy(func(_ context.Context, network, _ string) (net.Conn, error) {
+		client := tidy(t, &fetch.Client{Dial: func(_ context.Context, network, _ string) (net.Conn, error) {
 			if dials++; dials <= 3 {
 				return nil, &net.OpError{Op: "dial", Net: network, Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
 			}
@@ -568,7 +586,7 @@ func TestClientAfterFailedDials(t *testing.T) {
 				}
 			}()
 			return conn, nil
-		})})
+		}})
 		for range 3 {
 			res := get(t, client, "http://a.invalid/")
 			assert.Equal(t, fetch.ErrDial, fetch.KindOf(res.Err), "%v", res.Err)
@@ -579,4 +597,123 @@ func TestClientAfterFailedDials(t *testing.T) {
 		assert.Equal(t, 204, res.Status)
 		assert.Zero(t, res.Duration, "it waited")
 	})
+}
+
+// A server that has stopped reading leaves no room for TLS's closing alert. A request that is given
+// up does not wait for it.
+func TestClientClosesTLSWithoutRoom(t *testing.T) {
+	secure := httptest.NewTLSServer(nil)
+	defer secure.Close()
+	for _, c := range []struct {
+		kind fetch.Kind
+		size int // of the body; with one, another goroutine writes
+	}{{fetch.ErrCanceled, 0}, {fetch.ErrCanceled, 1 << 20}, {fetch.ErrTimeout, 0}, {fetch.ErrTimeout, 1 << 20}} {
+		t.Run(fmt.Sprint(c.kind, c.size), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				client := tidy(t, &fetch.Client{TLS: trust(secure), Timeout: time.Minute, StallTimeout: -1})
+				client.Dial = func(context.Context, string, string) (net.Conn, error) {
+					conn, server := net.Pipe() // which buffers nothing
+					t.Cleanup(func() { server.Close() })
+					go tls.Server(server, &tls.Config{Certificates: secure.TLS.Certificates}).Handshake()
+					return conn, nil
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				result := make(chan fetch.Result, 1)
+				begun := time.Now()
+				go func() {
+					result <- client.Do(ctx, &fetch.Request{URL: "https://example.com/", Body: make([]byte, c.size)})
+				}()
+				synctest.Wait() // now the client cannot write on
+				want := time.Minute
+				if c.kind == fetch.ErrCanceled {
+					cancel()
+					want = 0
+				}
+				res := <-result
+				assert.Equal(t, c.kind, fetch.KindOf(res.Err), "%v", res.Err)
+				assert.Equal(t, want, time.Since(begun))
+			})
+		})
+	}
+}
+
+// An error of one of the caller's functions has the kind of what the function is for, whatever its
+// type is. Some types mean something to the Client where they are its own.
+func TestClientCallbackErrors(t *testing.T) {
+	secure := serveTLS(t, answers([]byte("hello")))
+	_, malformed := url.Parse(fmt.Sprint("http://user:", secret, "@host:port/"))
+	require.Error(t, malformed)
+	type client = fetch.Client
+	for name, c := range map[string]struct {
+		make func(err error) *client
+		kind fetch.Kind
+		text string
+	}{
+		"Proxy": {func(err error) *client {
+			return &client{Proxy: func(*url.URL) (*url.URL, error) { return nil, err }}
+		}, fetch.ErrDial, "proxy from Client.Proxy: "},
+		"AllowAddr": {func(err error) *client { return &client{AllowAddr: func(netip.AddrPort) error { return err }} }, fetch.ErrAddress, "127.0.0.1:"},
+		"AllowAddr and Dial": {func(err error) *client {
+			return &client{AllowAddr: func(netip.AddrPort) error { return err }, Dial: new(net.Dialer).DialContext}
+		}, fetch.ErrAddress, "127.0.0.1:"},
+		"Dial":         {func(err error) *client { return &client{Dial: failing(err)} }, fetch.ErrDial, "dial tcp: "},
+		"Dial, in one": {func(err error) *client { return &client{Dial: failing(&net.OpError{Op: "dial", Net: "tcp", Err: err})} }, fetch.ErrDial, "dial tcp: "},
+		"VerifyConnection": {func(err error) *client {
+			return &client{TLS: &tls.Config{RootCAs: trust(secure).RootCAs, VerifyConnection: func(tls.ConnectionState) error { return err }}}
+		}, fetch.ErrTLS, ""},
+	} {
+		for _, err := range []error{
+			errors.New("no"),
+			malformed,
+			&fetch.Error{Kind: fetch.ErrRedirect, Err: errors.New("no")},
+			&url.Error{Op: "Get", URL: "http://a.test/?" + secret, Err: &fetch.Error{Kind: fetch.ErrTooLarge}},
+			&net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.EINVAL)},
+			&net.OpError{Op: "socks connect", Net: "tcp", Err: errors.New("unknown code")},
+		} {
+			res := get(t, tidy(t, c.make(err)), secure.URL)
+			assert.Equal(t, c.kind, fetch.KindOf(res.Err), "%s: %T: %v", name, err, res.Err)
+			assert.ErrorContains(t, res.Err, string(c.kind)+": "+c.text, name)
+			assert.ErrorIs(t, res.Err, err, name)
+			if name != "AllowAddr" && name != "AllowAddr and Dial" { // whose reasons are shown as they are
+				assert.NotContains(t, res.Err.Error(), secret, name)
+			}
+		}
+	}
+	t.Run("Dial returns nothing", func(t *testing.T) {
+		res := get(t, tidy(t, &fetch.Client{Dial: failing(nil)}), "http://a.test/")
+		assert.ErrorIs(t, res.Err, fetch.ErrDial)
+		assert.ErrorContains(t, res.Err, "no connection from Dial")
+	})
+}
+
+// A watched context counts the functions that wait for its end, as those of its children do.
+type watchedContext struct {
+	context.Context
+	done    chan struct{}
+	waiting atomic.Int64
+}
+
+func (c *watchedContext) Done() <-chan struct{} { return c.done }
+
+func (c *watchedContext) AfterFunc(func()) (stop func() bool) {
+	c.waiting.Add(1)
+	return func() bool { c.waiting.Add(-1); return true }
+}
+
+// A request leaves nothing behind in the caller's context, which may last as long as the program.
+func TestContextAfterRequests(t *testing.T) {
+	url := serve(t, answers([]byte("hello"))).URL
+	for name, c := range map[string]engine{
+		"HTTPClient":              fetch.HTTPClient{Client: &http.Client{Transport: fetch.NewTransport()}},
+		"HTTPClient with Timeout": fetch.HTTPClient{Client: &http.Client{Transport: fetch.NewTransport()}, Timeout: time.Minute},
+		"Client":                  &fetch.Client{},
+	} {
+		ctx := &watchedContext{Context: t.Context(), done: make(chan struct{})}
+		for range 10 {
+			require.NoError(t, c.Do(ctx, &fetch.Request{URL: url}).Err, name)
+		}
+		c.CloseIdleConnections() // a connection of Client's holds on to the last one
+		assert.Zero(t, ctx.waiting.Load(), name)
+	}
 }

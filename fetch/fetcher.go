@@ -91,7 +91,7 @@ func (f *Fetcher) Get(ctx context.Context, urls ...string) iter.Seq[Result] {
 
 // Stream is [Fetcher.Fetch] of requests that come from elsewhere: input and results do not wait for
 // each other. The loop ends when reqs is closed and all results have been handed out. After a break
-// or a cancel nothing more is received from reqs, so whoever sends must also watch ctx.
+// or a cancel nothing more is received from reqs, so a sender must also watch ctx.
 func (f *Fetcher) Stream(ctx context.Context, reqs <-chan Request) iter.Seq[Result] {
 	if reqs == nil {
 		panic("fetch: Stream of a nil channel")

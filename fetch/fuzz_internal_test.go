@@ -11,6 +11,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"fetchbench/fetch/internal/rules"
 )
 
 // Whatever a server writes into Retry-After, no wait is negative or longer than MaxWait.
@@ -52,15 +54,16 @@ func FuzzLocation(f *testing.F) {
 			}
 		}
 	}
-	c := &Client{}
+	c := &Client{Proxy: func(*url.URL) (*url.URL, error) { return nil, nil }}
+	c.init()
 	f.Fuzz(func(t *testing.T, from, location, method string, status int) {
 		req := &Request{Method: method, URL: from, Header: http.Header{"X-Secret": {"s3cret"}, "Content-Type": {"text/plain"}}, Body: []byte("body")}
-		hreq, err := newHTTPRequest(req, false)
-		if err != nil {
+		x := exchange{client: c, redirects: &c.redirects}
+		if x.prepare(t.Context(), req, time.Now()); x.result.Err != nil {
 			return
 		}
-		resp := &http.Response{StatusCode: status, Header: http.Header{"Location": {location}}}
-		next, err := c.redirect(hreq, req, resp, 0)
+		x.result.Status = status
+		next, err := x.redirect(http.Header{"Location": {location}})
 		if err != nil {
 			require.Equal(t, ErrRedirect, KindOf(err))
 			text := NewError(context.Background(), req, err).Error()
@@ -70,27 +73,25 @@ func FuzzLocation(f *testing.F) {
 		if next == nil {
 			return
 		}
+		was := x.hop.URL
+		require.NoError(t, x.follow(next))
 		assert.Contains(t, []string{"http", "https"}, next.URL.Scheme)
 		assert.NotEmpty(t, next.URL.Hostname())
 		assert.Nil(t, next.URL.User)
-		assert.False(t, hreq.URL.Scheme == "https" && next.URL.Scheme == "http", "https to http")
+		assert.False(t, was.Scheme == "https" && next.URL.Scheme == "http", "https to http")
 		again, err := url.Parse(next.URL.String())
 		require.NoError(t, err)
 		assert.Equal(t, next.URL.Host, again.Host)
-		lower := func(u *url.URL) string { // of ASCII alone
-			return strings.Map(func(r rune) rune {
-				if r >= 'A' && r <= 'Z' {
-					r += 'a' - 'A'
-				}
-				return r
-			}, u.Hostname())
-		}
-		same := next.URL.Scheme == hreq.URL.Scheme && lower(next.URL) == lower(hreq.URL) && portOf(next.URL) == portOf(hreq.URL)
-		if strings.ContainsFunc(next.URL.Host, func(r rune) bool { return r >= utf8.RuneSelf }) && next.URL.Host != hreq.URL.Host {
-			same = false
-		}
-		assert.Equal(t, same, len(next.Header["X-Secret"]) > 0, "%s to %s", hreq.URL.Host, next.URL.Host)
-		assert.True(t, next.Body != nil || next.Header["Content-Type"] == nil, "the type of no body")
+		assert.False(t, strings.ContainsFunc(next.URL.Host, func(r rune) bool { return r >= utf8.RuneSelf }), "not in Punycode")
+		same := next.URL.Scheme == was.Scheme && strings.EqualFold(next.URL.Hostname(), was.Hostname()) && portOf(next.URL) == portOf(was)
+		assert.Equal(t, same, len(next.Header["X-Secret"]) > 0, "%s to %s", was.Host, next.URL.Host)
+		assert.True(t, next.Body || next.Header["Content-Type"] == nil, "the type of no body")
+
+		// And that is what is sent.
+		assert.Equal(t, rules.Origin{Scheme: next.URL.Scheme, Host: next.URL.Host}, x.route.Origin)
+		assert.Equal(t, next.URL.RequestURI(), x.req.Target)
+		assert.Equal(t, next.Header, x.req.Header)
+		assert.Equal(t, next.Body, x.req.Body != nil)
 	})
 }
 

@@ -19,8 +19,8 @@ import (
 	"fetchbench/fetch"
 )
 
-// MaxHead bounds what a server can make the client keep before the body.
-func TestClientMaxHead(t *testing.T) {
+// MaxHeaderBytes bounds what a server can make the client keep before the body.
+func TestClientMaxHeaderBytes(t *testing.T) {
 	server := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		n := 0
 		fmt.Sscan(r.URL.Query().Get("kib"), &n)
@@ -29,29 +29,29 @@ func TestClientMaxHead(t *testing.T) {
 		}
 	}))
 	for _, c := range []struct {
-		most, transports int64
-		kib              int
-		ok               bool
+		most int64
+		kib  int
+		ok   bool
 	}{
-		{0, 0, 250, true}, {0, 0, 262, false},
-		{0, 400 << 10, 390, true}, {0, 400 << 10, 410, false},
-		{10 << 10, 0, 9, true}, {10 << 10, 0, 15, false}, {10 << 10, 1 << 20, 15, false},
-		{-1, 0, 20 << 10, true},
+		{0, 250, true}, {0, 262, false},
+		{400 << 10, 390, true}, {400 << 10, 410, false},
+		{10 << 10, 9, true}, {10 << 10, 15, false},
+		{1 << 10, 0, true}, {1 << 10, 1, false}, // of those that its own parser reads
+		{-1, 20 << 10, true},
 	} {
-		transport := fetch.NewTransport()
-		transport.MaxResponseHeaderBytes = c.transports
-		res := get(t, tidy(t, &fetch.Client{MaxHead: c.most, Transport: transport}), fmt.Sprint(server.URL, "/?kib=", c.kib))
+		res := get(t, tidy(t, &fetch.Client{MaxHeaderBytes: c.most}), fmt.Sprint(server.URL, "/?kib=", c.kib))
 		if c.ok {
 			assert.NoError(t, res.Err, "%v", c)
 		} else {
 			assert.ErrorIs(t, res.Err, fetch.ErrTooLarge, "%v", c)
-			assert.ErrorContains(t, res.Err, "see MaxHead", "%v", c)
+			assert.ErrorContains(t, res.Err, "see MaxHeaderBytes", "%v", c)
 		}
 	}
 }
 
-// The limits hold with HTTP/2 too. What exceeds MaxHead there is, for net/http, any breach of the protocol.
-func TestClientLimitsHTTP2(t *testing.T) {
+// The limits hold over TLS too; and for an HTTPClient with HTTP/2, those that it has. What exceeds a
+// transport's limit of the head there is, for net/http, any breach of the protocol.
+func TestLimitsOverTLS(t *testing.T) {
 	secure := serveTLS(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/head":
@@ -67,20 +67,30 @@ func TestClientLimitsHTTP2(t *testing.T) {
 		}
 	}))
 	for path, c := range map[string]struct {
-		idle time.Duration
-		kind fetch.Kind
+		limit           time.Duration
+		kind, withHTTP2 fetch.Kind
 	}{
-		"/": {0, ""}, "/head": {0, fetch.ErrProtocol}, "/silent": {50 * time.Millisecond, fetch.ErrTimeout}, "/nothing": {50 * time.Millisecond, fetch.ErrTimeout},
+		"/":        {0, "", ""},
+		"/head":    {0, fetch.ErrTooLarge, fetch.ErrProtocol},
+		"/silent":  {50 * time.Millisecond, fetch.ErrTimeout, fetch.ErrTimeout},
+		"/nothing": {50 * time.Millisecond, fetch.ErrTimeout, fetch.ErrTimeout},
 	} {
-		client := tidy(t, &fetch.Client{IdleRead: c.idle, Transport: trusting(secure, fetch.NewTransport())})
+		client := tidy(t, &fetch.Client{StallTimeout: c.limit, TLS: trust(secure)})
 		res := get(t, client, secure.URL+path)
 		assert.Equal(t, c.kind, fetch.KindOf(res.Err), "%s: %v", path, res.Err)
+		assert.False(t, res.Unverified)
+
+		transport := trusting(secure, fetch.NewTransport())
+		transport.MaxResponseHeaderBytes = 256 << 10
+		users := tidy(t, fetch.HTTPClient{Client: &http.Client{Transport: transport}, Timeout: c.limit})
+		res = get(t, users, secure.URL+path)
+		assert.Equal(t, c.withHTTP2, fetch.KindOf(res.Err), "%s: %v", path, res.Err)
 		assert.False(t, res.Unverified)
 	}
 }
 
 // A server may be slow, but not silent.
-func TestClientIdleRead(t *testing.T) {
+func TestClientStallTimeout(t *testing.T) {
 	const idle = 300 * time.Millisecond
 	t.Run("silent", func(t *testing.T) {
 		for status, answer := range map[int]string{
@@ -89,10 +99,10 @@ func TestClientIdleRead(t *testing.T) {
 			201: "HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n",
 		} {
 			for _, timeout := range []time.Duration{0, -1} {
-				client := tidy(t, &fetch.Client{IdleRead: 30 * time.Millisecond, Timeout: timeout})
+				client := tidy(t, &fetch.Client{StallTimeout: 30 * time.Millisecond, Timeout: timeout})
 				res := get(t, client, serveRaw(t, hangs(answer)))
 				assert.ErrorIs(t, res.Err, fetch.ErrTimeout)
-				assert.ErrorContains(t, res.Err, "the server sent nothing for 30ms: see IdleRead")
+				assert.ErrorContains(t, res.Err, "the server sent nothing for 30ms: see StallTimeout")
 				assert.Equal(t, status, res.Status)
 			}
 		}
@@ -105,23 +115,23 @@ func TestClientIdleRead(t *testing.T) {
 				time.Sleep(idle / 6)
 			}
 		}))
-		res := get(t, tidy(t, &fetch.Client{IdleRead: idle}), slow.URL)
+		res := get(t, tidy(t, &fetch.Client{StallTimeout: idle}), slow.URL)
 		assert.NoError(t, res.Err)
 		assert.Equal(t, "xxxxxxxx", string(res.Body))
 	})
 	t.Run("slow dial", func(t *testing.T) { // is not the server's silence
 		slow := serve(t, answers([]byte("hello")))
-		res := get(t, tidy(t, &fetch.Client{IdleRead: 50 * time.Millisecond, Transport: dialedBy(func(_ context.Context, network, addr string) (net.Conn, error) {
+		res := get(t, tidy(t, &fetch.Client{StallTimeout: 50 * time.Millisecond, Dial: func(_ context.Context, network, addr string) (net.Conn, error) {
 			time.Sleep(150 * time.Millisecond)
 			return net.Dial(network, addr)
-		})}), slow.URL)
+		}}), slow.URL)
 		assert.NoError(t, res.Err)
 	})
 	t.Run("off", func(t *testing.T) {
-		client := tidy(t, &fetch.Client{IdleRead: -1, Timeout: 30 * time.Millisecond})
+		client := tidy(t, &fetch.Client{StallTimeout: -1, Timeout: 30 * time.Millisecond})
 		assert.ErrorContains(t, get(t, client, serveRaw(t, hangs(""))).Err, "no complete response within 30ms: see Timeout")
 		slow := serve(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(30 * time.Millisecond) }))
-		assert.NoError(t, get(t, tidy(t, &fetch.Client{IdleRead: -1, Timeout: -1}), slow.URL).Err)
+		assert.NoError(t, get(t, tidy(t, &fetch.Client{StallTimeout: -1, Timeout: -1}), slow.URL).Err)
 	})
 }
 
@@ -129,6 +139,7 @@ func TestClientIdleRead(t *testing.T) {
 func TestClientUnverified(t *testing.T) {
 	const close = "HTTP/1.1 200 OK\r\nConnection: close\r\n"
 	gz := string(gzipped("hello"))
+	withLength := fmt.Sprint(close, "Content-Encoding: gzip\r\nContent-Length: ", len(gz), "\r\n\r\n", gz)
 	for answer, unverified := range map[string]bool{
 		"HTTP/1.0 200 OK\r\n\r\nhello":                                      true,
 		"HTTP/1.1 200 OK\r\n\r\nhello":                                      true,
@@ -140,16 +151,20 @@ func TestClientUnverified(t *testing.T) {
 		close + "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n": false,
 		close + "Content-Encoding: gzip\r\n\r\n" + gz:                       true, // there may be more of it
 		fmt.Sprint(close, "Content-Length: ", len(gz), "\r\n\r\n", gz):      false,
-		// net/http does not tell whether there was a length.
-		fmt.Sprint(close, "Content-Encoding: gzip\r\nContent-Length: ", len(gz), "\r\n\r\n", gz):             true,
+		withLength: false,
 		fmt.Sprint("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: ", len(gz), "\r\n\r\n", gz): false,
 		"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n":                                               false,
 		"HTTP/1.1 304 Not Modified\r\nConnection: close\r\n\r\n":                                             false,
 		"HTTP/1.1 302 Found\r\nConnection: close\r\nLocation:\r\n\r\nnowhere to go":                          true,
 	} {
-		res := get(t, tidy(t, &fetch.Client{}), serveRaw(t, sends(answer)))
+		server := serveRaw(t, sends(answer))
+		res := get(t, tidy(t, &fetch.Client{}), server)
 		require.NoError(t, res.Err, answer)
 		assert.Equal(t, unverified, res.Unverified, answer)
+		res = get(t, tidy(t, fetch.HTTPClient{Client: &http.Client{Transport: fetch.NewTransport()}}), server)
+		require.NoError(t, res.Err, answer)
+		// net/http does not tell whether there was a length.
+		assert.Equal(t, unverified || answer == withLength, res.Unverified, answer)
 	}
 	res := tidy(t, &fetch.Client{}).Do(t.Context(), &fetch.Request{Method: "HEAD", URL: serveRaw(t, sends(close+"\r\n"))})
 	assert.NoError(t, res.Err)
@@ -164,10 +179,12 @@ func TestClientUnverified(t *testing.T) {
 	}))
 	transport := trusting(s, fetch.NewTransport())
 	transport.ForceAttemptHTTP2 = false
-	res = get(t, tidy(t, &fetch.Client{Transport: transport}), s.URL)
-	assert.NoError(t, res.Err)
-	assert.Equal(t, "hello", string(res.Body))
-	assert.True(t, res.Unverified, "TLS")
+	for _, client := range []engine{&fetch.Client{TLS: trust(s)}, fetch.HTTPClient{Client: &http.Client{Transport: transport}}} {
+		res = get(t, tidy(t, client), s.URL)
+		assert.NoError(t, res.Err)
+		assert.Equal(t, "hello", string(res.Body))
+		assert.True(t, res.Unverified, "TLS")
+	}
 }
 
 // User info is a password: it goes where the caller has said, or nowhere.
@@ -175,8 +192,8 @@ func TestClientUserInfo(t *testing.T) {
 	here, elsewhere := hopServer(t), hopServer(t)
 	with := func(u string) string { return strings.Replace(u, "http://", "http://user:pass%20word@", 1) }
 	const basic = "Basic dXNlcjpwYXNzIHdvcmQ="
-	off, on := tidy(t, &fetch.Client{}), tidy(t, &fetch.Client{UserInfo: true})
-	kept := tidy(t, &fetch.Client{UserInfo: true, KeepHeaders: []string{"Authorization"}})
+	off, on := tidy(t, &fetch.Client{}), tidy(t, &fetch.Client{SendUserInfo: true})
+	kept := tidy(t, &fetch.Client{SendUserInfo: true, KeepHeaders: []string{"Authorization"}})
 	own := http.Header{"Authorization": {"Bearer x"}}
 	for _, c := range []struct {
 		client *fetch.Client
@@ -219,9 +236,7 @@ func TestRedirectOrigin(t *testing.T) {
 	server := hopServer(t)
 	u, err := url.Parse(server)
 	require.NoError(t, err)
-	client := tidy(t, &fetch.Client{Transport: dialedBy(func(ctx context.Context, network, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, network, u.Host)
-	})})
+	client := tidy(t, &fetch.Client{Dial: dialsTo(u.Host)})
 	for to, kept := range map[string]bool{
 		"http://a.invalid/to": true, "http://A.invalid/to": true, "http://a.invalid:80/to": true, "HTTP://a.INVALID:/to": true, "//a.invalid/to": true,
 		"http://a.invalid:81/to": false, "http://b.a.invalid/to": false, "http://a.invalid./to": false, "http://b.invalid/to": false,
@@ -235,12 +250,12 @@ func TestRedirectOrigin(t *testing.T) {
 func TestRedirectDowngrade(t *testing.T) {
 	plain := serve(t, answers([]byte("plain")))
 	secure := serveTLS(t, http.RedirectHandler(plain.URL+"/?"+secret, http.StatusFound))
-	res := get(t, tidy(t, &fetch.Client{Transport: trusting(secure, fetch.NewTransport())}), secure.URL)
+	res := get(t, tidy(t, &fetch.Client{TLS: trust(secure)}), secure.URL)
 	assert.ErrorIs(t, res.Err, fetch.ErrRedirect)
 	assert.ErrorContains(t, res.Err, "AllowDowngrade")
 	assert.NotContains(t, res.Err.Error(), secret)
 	assert.Equal(t, 302, res.Status)
-	res = get(t, tidy(t, &fetch.Client{AllowDowngrade: true, Transport: trusting(secure, fetch.NewTransport())}), secure.URL)
+	res = get(t, tidy(t, &fetch.Client{AllowDowngrade: true, TLS: trust(secure)}), secure.URL)
 	assert.NoError(t, res.Err)
 	assert.Equal(t, "plain", string(res.Body))
 }
@@ -267,12 +282,12 @@ func TestClientLocalLimits(t *testing.T) {
 	for _, cause := range []error{syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL,
 		&net.DNSError{Err: "dial udp: socket: too many open files", Name: "a.invalid"}} {
 		var dials atomic.Int64
-		client := tidy(t, &fetch.Client{Transport: dialedBy(func(ctx context.Context, network, addr string) (net.Conn, error) {
+		client := tidy(t, &fetch.Client{Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			if dials.Add(1) <= 3 {
 				return nil, &net.OpError{Op: "dial", Net: network, Err: cause}
 			}
 			return new(net.Dialer).DialContext(ctx, network, addr)
-		})})
+		}})
 		res := get(t, client, server.URL)
 		assert.NoError(t, res.Err)
 		assert.Equal(t, 1, res.Attempts)
@@ -280,10 +295,10 @@ func TestClientLocalLimits(t *testing.T) {
 	}
 	// To an IPv6 address this is what a machine without IPv6 says, and will go on to say.
 	var dials atomic.Int64
-	client := tidy(t, &fetch.Client{Transport: dialedBy(func(_ context.Context, network, _ string) (net.Conn, error) {
+	client := tidy(t, &fetch.Client{Dial: func(_ context.Context, network, _ string) (net.Conn, error) {
 		dials.Add(1)
 		return nil, &net.OpError{Op: "dial", Net: network, Addr: &net.TCPAddr{IP: net.IPv6loopback}, Err: syscall.EADDRNOTAVAIL}
-	})})
+	}})
 	res := get(t, client, "http://[::1]/")
 	assert.ErrorIs(t, res.Err, fetch.ErrDial)
 	assert.NotContains(t, res.Err.Error(), "strategy")

@@ -16,7 +16,7 @@ import (
 //	input → take → waiting, for a policy → submit → out → receive → held, for the order → hand out
 //
 // The caller's body runs in advance alone, between two steps of the loop. If that returns false,
-// the body has ended the loop: whoever called it returns at once, and close does the rest.
+// the body has ended the loop: its caller returns at once, and close does the rest.
 //
 // It cannot deadlock: it waits only if something is out, which comes back since the executor has
 // room for it, or for a time that a policy named, or for Stream's input.

@@ -62,7 +62,10 @@ func TestClientMemory(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			url := serveRaw(t, answer)
-			f := fetch.Fetcher{Strategy: fetch.Pool{Workers: atOnce}, Doer: tidy(t, &fetch.Client{MaxBody: most})}
+			// On a busy machine, with the race detector, all of them together may take long.
+			const long = 5 * time.Minute
+			client := tidy(t, &fetch.Client{MaxBody: most, Timeout: long, DialTimeout: long, StallTimeout: long})
+			f := fetch.Fetcher{Strategy: fetch.Pool{Workers: atOnce}, Doer: client}
 			peak := mostMemory(t)
 			for r := range f.Get(t.Context(), slices.Repeat([]string{url}, 2*atOnce)...) {
 				require.ErrorIs(t, r.Err, fetch.ErrTooLarge)

@@ -16,7 +16,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"fetchbench/fetch"
-	"fetchbench/fetch/wire"
 )
 
 const serverAddr = "FETCH_TEST_ADDR"
@@ -87,18 +86,15 @@ func TestRestartOfProcess(t *testing.T) {
 	for _, c := range []struct {
 		name     string
 		strategy fetch.Strategy
-		doer     interface {
-			fetch.Doer
-			CloseIdleConnections()
-		}
+		doer     engine
 	}{
-		{"client", fetch.Pool{}, &fetch.Client{}},
-		{"wire", fetch.Pool{}, &wire.Client{}},
-		{"wire", fetch.Pipeline{}, &wire.Client{}},
-		{"client", fetch.Batch{Size: 1000}, &fetch.Client{}},
+		{"Client", fetch.Pool{}, &fetch.Client{}},
+		{"HTTPClient", fetch.Pool{}, fetch.HTTPClient{Client: &http.Client{Transport: fetch.NewTransport()}}},
+		{"Client", fetch.Pipeline{}, &fetch.Client{}},
+		{"Client", fetch.Batch{Size: 1000}, &fetch.Client{}},
 	} {
 		t.Run(c.name+" "+c.strategy.String(), func(t *testing.T) {
-			defer c.doer.CloseIdleConnections()
+			tidy(t, c.doer)
 			addr := fmt.Sprint("127.0.0.1:", freePort(t))
 			server := startServer(t, addr)
 			f := fetch.Fetcher{Strategy: c.strategy, Doer: c.doer, Retry: &fetch.Retry{}, PerHost: &fetch.PerHost{}}
@@ -154,7 +150,7 @@ func TestDeadListOverTCP(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			took := func(p fetch.PerHost) time.Duration {
-				client := &wire.Client{IdleTimeout: time.Second}
+				client := &fetch.Client{IdleTimeout: time.Second}
 				defer client.CloseIdleConnections()
 				f := fetch.Fetcher{Doer: client, Retry: &fetch.Retry{}, PerHost: &p}
 				begun := time.Now()

@@ -948,7 +948,9 @@ func TestPoliciesOverHTTP(t *testing.T) {
 			n := 0
 			for r := range f.Fetch(t.Context(), inputs(500, server.Ping)) {
 				require.Equal(t, n, r.Request.Index)
-				require.Equal(t, r.OK(), r.Attempts == 1, "what fails there always does")
+				if _, shares := s.(fetch.Pipeline); !shares { // else a request is sent again if one before it in its write was dropped
+					require.Equal(t, r.OK(), r.Attempts == 1, "what fails there always does")
+				}
 				if r.Err != nil {
 					require.ErrorIs(t, r.Err, fetch.ErrTruncated)
 				}

@@ -10,7 +10,7 @@ import (
 )
 
 // Pipeline has up to Depth requests of one host share a connection write. It needs a [BatchDoer],
-// such as [fetchbench/fetch/wire.Client]; with another Doer it is a Pool{Limit}. A slow response
+// such as [Client]; with another Doer it is a Pool{Limit}. A slow response
 // holds up those that share its write, so it is for hosts that are fast and trusted.
 //
 // A request waits for others of its host until the loop has nothing else to do.

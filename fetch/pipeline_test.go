@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"math/rand/v2"
+	"net/http"
 	"net/url"
 	"runtime"
 	"strings"
@@ -526,4 +528,44 @@ func TestPipelineEventBatch(t *testing.T) {
 			{Kind: fetch.EventBatch, Batch: 1, Size: 10, Duration: 4 * time.Second},
 		}, batches)
 	})
+}
+
+// A yield that panics, or ends its goroutine, leaves responses on the connection. No other request
+// may get one of them.
+func TestClientDoBatchYieldPanics(t *testing.T) {
+	for name, leave := range map[string]func(){"panic": func() { panic("of yield") }, "Goexit": runtime.Goexit} {
+		t.Run(name, func(t *testing.T) {
+			second, gate := make(chan bool, 1), make(chan bool)
+			server, conns := counted(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/2" {
+					second <- true
+					<-gate
+				}
+				io.WriteString(w, r.URL.Path)
+			}))
+			t.Cleanup(func() { close(gate) })
+			client := tidy(t, &fetch.Client{Timeout: soon})
+			require.NoError(t, get(t, client, server+"/0").Err) // now the connection may be pipelined on
+			require.EqualValues(t, 1, conns.Load())
+			var running sync.WaitGroup
+			running.Go(func() {
+				defer func() { recover() }()
+				reqs := []*fetch.Request{{URL: server + "/1"}, {URL: server + "/2"}, {URL: server + "/3"}}
+				client.DoBatch(t.Context(), reqs, func(r fetch.Result) {
+					assert.Equal(t, "/1", string(r.Body))
+					select {
+					case <-second:
+					case <-time.After(soon):
+						assert.Fail(t, "the requests were not sent together")
+					}
+					leave()
+				})
+			})
+			running.Wait()
+			res := get(t, client, server+"/next")
+			require.NoError(t, res.Err)
+			assert.Equal(t, "/next", string(res.Body))
+			assert.EqualValues(t, 2, conns.Load(), "connections")
+		})
+	}
 }

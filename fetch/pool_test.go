@@ -172,7 +172,7 @@ func TestDoerOfRemoteStrategy(t *testing.T) {
 		{fetch.Shard{Processes: 2}, "fetch: Fetcher.Doer does not perform the requests of shard(2,pool(64))" + advice},
 		{fetch.Batch{Size: 9, Each: fetch.Shard{Processes: 2}}, "fetch: Fetcher.Doer does not perform the requests of batch(9,shard(2,pool(64)))" + advice},
 	} {
-		for name, d := range map[string]fetch.Doer{"a Client": &fetch.Client{Allow: fetch.PublicOnly}, "DefaultClient": fetch.DefaultClient} {
+		for name, d := range map[string]fetch.Doer{"a Client": &fetch.Client{AllowAddr: fetch.PublicOnly}, "DefaultClient": fetch.DefaultClient} {
 			f := fetch.Fetcher{Strategy: c.strategy, Doer: d}
 			assert.PanicsWithValue(t, c.want, func() { f.Get(t.Context()) }, "Get with %s", name)
 			assert.PanicsWithValue(t, c.want, func() { f.Fetch(t.Context(), fetch.URLs()) }, "Fetch with %s", name)
@@ -193,14 +193,11 @@ func TestFetchOfNil(t *testing.T) {
 // The zero Fetcher is Pool{} and DefaultClient.
 func TestZeroFetcher(t *testing.T) {
 	dials := new(atomic.Int64)
-	transport := fetch.NewTransport()
-	dial := transport.DialContext
-	transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		dials.Add(1)
-		return dial(ctx, network, addr)
-	}
 	former := fetch.DefaultClient
-	fetch.DefaultClient = &fetch.Client{Transport: transport}
+	fetch.DefaultClient = &fetch.Client{Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		dials.Add(1)
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	}}
 	defer func() { fetch.DefaultClient = former }()
 	defer fetch.DefaultClient.CloseIdleConnections()
 

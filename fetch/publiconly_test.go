@@ -42,12 +42,12 @@ func TestPublicOnly(t *testing.T) {
 }
 
 // However a URL writes an address that is not public: nothing arrives there.
-func TestClientAllow(t *testing.T) {
+func TestClientAllowAddr(t *testing.T) {
 	var arrived atomic.Int64
 	inside := serve(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { arrived.Add(1) }))
 	_, port, err := net.SplitHostPort(inside.Listener.Addr().String())
 	require.NoError(t, err)
-	client := tidy(t, &fetch.Client{Allow: fetch.PublicOnly})
+	client := tidy(t, &fetch.Client{AllowAddr: fetch.PublicOnly})
 	for _, host := range []string{
 		"127.0.0.1", "localhost", "0.0.0.0", "[::1]", "[::]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[::ffff:169.254.169.254]",
 		"169.254.169.254", "10.0.0.1", "[fd00:ec2::254]", "[fe80::1%25lo]", "255.255.255.255", "LOCALHOST", "127.0.0.1.",
@@ -63,18 +63,18 @@ func TestClientAllow(t *testing.T) {
 	assert.Zero(t, arrived.Load())
 }
 
-// Why an address is refused is shown as Allow says it, quotation marks included.
-func TestClientAllowSaysWhy(t *testing.T) {
+// Why an address is refused is shown as AllowAddr says it, quotation marks included.
+func TestClientAllowAddrSaysWhy(t *testing.T) {
 	refused := errors.New(`rule "inside" of "rules.txt" refuses it`)
-	client := tidy(t, &fetch.Client{Allow: func(netip.AddrPort) error { return refused }})
+	client := tidy(t, &fetch.Client{AllowAddr: func(netip.AddrPort) error { return refused }})
 	res := get(t, client, "http://user:"+secret+"@127.0.0.1:1/?"+secret)
 	assert.ErrorIs(t, res.Err, refused)
 	assert.EqualError(t, res.Err, `fetch: http://127.0.0.1:1/: address refused: 127.0.0.1:1: rule "inside" of "rules.txt" refuses it`)
 }
 
-// Allow is asked at each connection, so it holds where a server redirects to, and for a dial that
+// AllowAddr is called at each connection, so it holds where a server redirects to, and for a dial that
 // is not ours.
-func TestClientAllowEverywhere(t *testing.T) {
+func TestClientAllowAddrEverywhere(t *testing.T) {
 	var arrived atomic.Int64
 	inside := serve(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { arrived.Add(1) }))
 	outside := serve(t, http.RedirectHandler(inside.URL, http.StatusFound))
@@ -85,16 +85,9 @@ func TestClientAllowEverywhere(t *testing.T) {
 		}
 		return nil
 	}
-	var d net.Dialer
-	for name, transport := range map[string]*http.Transport{
-		"default":     nil,
-		"own":         fetch.NewTransport(),
-		"zero":        {},
-		"DialContext": {DialContext: d.DialContext},
-		"Dial":        {Dial: d.Dial},
-	} {
+	for name, dial := range map[string]dialFunc{"default": nil, "own": new(net.Dialer).DialContext} {
 		t.Run(name, func(t *testing.T) {
-			client := tidy(t, &fetch.Client{Allow: allow, Transport: transport})
+			client := tidy(t, &fetch.Client{AllowAddr: allow, Dial: dial})
 			for url, status := range map[string]int{inside.URL: 0, outside.URL: http.StatusFound} {
 				res := get(t, client, url)
 				assert.ErrorIs(t, res.Err, fetch.ErrAddress)
@@ -106,20 +99,18 @@ func TestClientAllowEverywhere(t *testing.T) {
 	}
 }
 
-// What would connect in the Client's stead is an error, and no hole in the fence.
-func TestClientAllowAndOthers(t *testing.T) {
+// What would connect in the Client's stead is an error, and not a hole in the fence.
+func TestClientAllowAddrAndOthers(t *testing.T) {
 	var arrived atomic.Int64
 	proxy := serve(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { arrived.Add(1) }))
-	proxied := func(r *http.Request) (*url.URL, error) {
-		if r.URL.Hostname() == "direct.invalid" {
+	proxied := func(u *url.URL) (*url.URL, error) {
+		if u.Hostname() == "direct.invalid" {
 			return nil, nil
 		}
 		return url.Parse(proxy.URL)
 	}
 	direct := errors.New("dialed directly")
-	transport := failing(direct)
-	transport.Proxy = proxied
-	client := tidy(t, &fetch.Client{Allow: fetch.PublicOnly, Transport: transport})
+	client := tidy(t, &fetch.Client{AllowAddr: fetch.PublicOnly, Proxy: proxied, Dial: failing(direct)})
 	for _, u := range []string{"http://1.1.1.1/", "https://1.1.1.1/", "http://a.invalid/"} {
 		res := get(t, client, u)
 		assert.ErrorIs(t, res.Err, fetch.ErrAddress)
@@ -127,21 +118,32 @@ func TestClientAllowAndOthers(t *testing.T) {
 	}
 	assert.ErrorIs(t, get(t, client, "http://direct.invalid/").Err, direct, "one that goes past the proxy")
 
-	dial := func(_ context.Context, network, _ string) (net.Conn, error) {
-		return net.Dial(network, proxy.Listener.Addr().String())
-	}
-	client = tidy(t, &fetch.Client{Allow: fetch.PublicOnly, Transport: &http.Transport{DialTLSContext: dial}})
+	client = tidy(t, &fetch.Client{AllowAddr: fetch.PublicOnly, Dial: dialsTo(proxy.Listener.Addr().String())})
 	for _, u := range []string{"https://a.invalid/", "http://a.invalid/"} {
 		res := get(t, client, u)
 		assert.ErrorIs(t, res.Err, fetch.ErrAddress)
-		assert.ErrorContains(t, res.Err, "DialTLSContext")
+		assert.ErrorContains(t, res.Err, "not a public address")
 	}
 	// A connection to what has no IP address cannot be judged.
-	client = tidy(t, &fetch.Client{Allow: func(netip.AddrPort) error { return nil }, Transport: dialedBy(func(context.Context, string, string) (net.Conn, error) {
+	client = tidy(t, &fetch.Client{AllowAddr: func(netip.AddrPort) error { return nil }, Dial: func(context.Context, string, string) (net.Conn, error) {
 		conn, other := net.Pipe()
 		other.Close()
 		return conn, nil
-	})})
-	assert.ErrorIs(t, get(t, client, "http://a.invalid/").Err, fetch.ErrAddress)
+	}})
+	res := get(t, client, "http://a.invalid/")
+	assert.ErrorIs(t, res.Err, fetch.ErrAddress)
+	assert.ErrorContains(t, res.Err, "not an IP address and port")
 	assert.Zero(t, arrived.Load())
+}
+
+// An AllowAddr that panics refuses the address: it may run on a goroutine of package net's, where a
+// panic would end the program.
+func TestClientAllowAddrPanics(t *testing.T) {
+	for name, dial := range map[string]dialFunc{"default": nil, "own": new(net.Dialer).DialContext} {
+		server := serve(t, answers([]byte("hello")))
+		client := tidy(t, &fetch.Client{AllowAddr: func(netip.AddrPort) error { panic("a bug") }, Dial: dial})
+		res := get(t, client, server.URL)
+		assert.ErrorIs(t, res.Err, fetch.ErrAddress, name)
+		assert.ErrorContains(t, res.Err, "the Client's AllowAddr panicked: a bug", name)
+	}
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"runtime"
 	"runtime/debug"
 	"time"
@@ -170,11 +169,11 @@ func (x *shardRun) Done(r *Request, res Result, others int) {
 }
 
 func (x *shardRun) Lost(r *Request, tries int, err error) {
-	x.results <- Result{Request: r, Attempts: tries, Err: newError(ErrLost, r, err)}
-}
-
-func (x *shardRun) Canceled(r *Request) {
-	x.results <- Result{Request: r, Err: contextError(x.ctx, r)}
+	if err == x.ctx.Err() {
+		x.results <- Result{Request: r, Err: contextError(x.ctx, r)}
+	} else {
+		x.results <- Result{Request: r, Attempts: tries, Err: newError(ErrLost, r, err)}
+	}
 }
 
 func (x *shardRun) Event(child int, payload []byte) error {
@@ -210,79 +209,61 @@ func ShardMain(d Doer) {
 	if parent == nil {
 		return
 	}
-	// Not signal.Ignore, which processes that d starts would inherit.
-	signal.Notify(make(chan os.Signal, 1), os.Interrupt)
-	code := 3 // if d ends this goroutine by runtime.Goexit
 	defer func() {
 		if v := recover(); v != nil { // its strategy did
 			fmt.Fprintf(os.Stderr, "fetch: child process of a Shard: panic: %v\n\n%s", v, debug.Stack())
-			code = 2
+			os.Exit(2)
 		}
-		os.Exit(code)
+		os.Exit(3) // d ended this goroutine by runtime.Goexit
 	}()
-	code = 0
 	if err := serveShard(parent, doerOr(d)); err != nil {
 		fmt.Fprintln(os.Stderr, "fetch: child process of a Shard:", err)
-		code = 2
+		os.Exit(2)
 	}
-}
-
-// A shardMessage is what a child sends: an event, or else a result.
-type shardMessage struct {
-	event  *Event
-	result Result
-}
-
-func encodeMessage(b []byte, m shardMessage, tooLarge error) (fields, body []byte) {
-	if m.event != nil {
-		return appendEvent(b, m.event), nil
-	}
-	r := &m.result
-	if tooLarge != nil {
-		r = &Result{Status: r.Status, Attempts: r.Attempts, Duration: r.Duration, Err: newError(ErrTooLarge, r.Request, tooLarge)}
-	}
-	return appendResult(b, r), r.Body
+	os.Exit(0)
 }
 
 // serveShard performs the requests that come from parent until there are no more.
 func serveShard(parent *process.Parent, d Doer) error {
-	payload, err := parent.Hello()
-	if err != nil {
-		return err
-	}
 	var hello shardHello
-	if err := gob.NewDecoder(bytes.NewReader(payload)).Decode(&hello); err != nil {
+	if err := gob.NewDecoder(bytes.NewReader(parent.Hello)).Decode(&hello); err != nil {
 		return fmt.Errorf("the strategy that it was sent: %w", err)
 	}
 	runtime.GOMAXPROCS(hello.Procs)
 	limits := hello.Each.Limits()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	parent.Ready(cancel)
 
 	requests := make(chan *Request, 2*limits.InFlight) // the parent sends no more than that
-	go parent.Receive(func(id uint64, payload []byte) error {
-		r, err := decodeRequest(payload)
-		if err == nil {
-			r.state.id = id
-			requests <- r
-		}
-		return err
-	}, func() { close(requests); cancel() })
+	go func() {
+		parent.Receive(func(id uint64, payload []byte) error {
+			r, err := decodeRequest(payload)
+			if err == nil {
+				r.state.id = id
+				requests <- r
+			}
+			return err
+		})
+		close(requests)
+	}()
 
-	messages := make(chan process.Message[shardMessage], limits.Ahead)
-	sent := make(chan error, 1)
-	go func() { sent <- process.Send(parent, messages, encodeMessage, cancel) }()
-	ctx = withTrace(ctx, func(e Event) { messages <- process.Message[shardMessage]{V: shardMessage{event: &e}} })
-
-	x := hello.Each.Start(ctx, d)
+	x := hello.Each.Start(withTrace(ctx, func(e Event) { parent.SendEvent(appendEvent(nil, &e)) }), d)
 	results, out := x.Results(), 0
+	var fields []byte
 	for in := requests; in != nil || out > 0; {
 		next := in
 		if out == limits.Ahead {
 			next = nil
 		}
-		if out > 0 && len(next) == 0 && len(results) == 0 {
-			x.Flush()
+		if len(next) == 0 && len(results) == 0 {
+			runtime.Gosched() // others may be about to send
+		}
+		if len(next) == 0 && len(results) == 0 {
+			parent.Flush()
+			if out > 0 {
+				x.Flush()
+			}
 		}
 		select {
 		case r, ok := <-next:
@@ -299,10 +280,14 @@ func serveShard(parent *process.Parent, d Doer) error {
 			}
 			out--
 			res.Request.state.id = 0
-			messages <- process.Message[shardMessage]{ID: id, V: shardMessage{result: res}}
+			fields = appendResult(fields[:0], &res)
+			if err := parent.SendResult(id, fields, res.Body); err != nil {
+				res = Result{Status: res.Status, Attempts: res.Attempts, Duration: res.Duration, Err: newError(ErrTooLarge, res.Request, err)}
+				parent.SendResult(id, appendResult(nil, &res), nil)
+			}
 		}
 	}
 	x.Close()
-	close(messages)
-	return <-sent
+	parent.Flush()
+	return nil
 }

@@ -1113,7 +1113,7 @@ func TestShardWithADoer(t *testing.T) {
 		{fetch.Batch{Each: fetch.Shard{Processes: 2}}, "the requests of batch(10000,shard(2,pool(64))), and has to be nil: give it to fetch.ShardMain(doer)"},
 		{elsewhere{}, "fetch: Fetcher.Doer does not perform the requests of pool(64), and has to be nil: give it to elsewhere.Main"},
 	} {
-		f := fetch.Fetcher{Strategy: c.strategy, Doer: &fetch.Client{Allow: fetch.PublicOnly}}
+		f := fetch.Fetcher{Strategy: c.strategy, Doer: &fetch.Client{AllowAddr: fetch.PublicOnly}}
 		for name, run := range map[string]func(){
 			"Get":        func() { f.Get(t.Context(), "http://127.0.0.1/") },
 			"Stream":     func() { f.Stream(t.Context(), make(chan fetch.Request)) },

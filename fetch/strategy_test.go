@@ -2,6 +2,7 @@ package fetch_test
 
 import (
 	"os"
+	"strings"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -14,6 +15,10 @@ import (
 var beforeTests = func() {}
 
 func TestMain(m *testing.M) {
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"} {
+		os.Unsetenv(name) // the servers are here
+		os.Unsetenv(strings.ToLower(name))
+	}
 	beforeTests()
 	// For the children: the race detector has every program end a second later.
 	os.Setenv("GORACE", "atexit_sleep_ms=1 "+os.Getenv("GORACE"))

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log"
-	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -87,7 +86,6 @@ func quiet(t *testing.T) {
 // No request may get the answer of another, whatever a server sends; and a server that
 // sends nothing amiss keeps its connections.
 func TestClientStrayAnswers(t *testing.T) {
-	quiet(t)
 	secure := httptest.NewTLSServer(nil)
 	defer secure.Close()
 	for _, c := range []struct {
@@ -112,56 +110,41 @@ func TestClientStrayAnswers(t *testing.T) {
 			if testing.Short() {
 				n /= 10
 			}
-			opened := int64(math.MaxInt64) // the least of several tries
-			// net/http itself gives up a connection whose writer gets no processor for 50 ms (its
-			// maxWriteWaitBeforeConnReuse), as may happen beside other tests: then try again.
-			for try := 0; try < 5 && opened > 64; try++ {
-				url, conns := strayServer(t, c.secure, c.every, c.writes)
-				transport := fetch.NewTransport()
-				if c.secure != nil {
-					transport = trusting(c.secure, transport)
-				}
-				f := fetch.Fetcher{Strategy: fetch.Pool{Workers: c.atOnce}, Doer: tidy(t, &fetch.Client{Transport: transport})}
-				wrong, received := 0, 0
-				for r := range f.Fetch(t.Context(), func(yield func(fetch.Request) bool) {
-					for i := range n {
-						if !yield(fetch.Request{URL: fmt.Sprintf("%s/%d", url, i)}) {
-							return
-						}
-					}
-				}) {
-					received++
-					require.NoError(t, r.Err)
-					require.Contains(t, []int{200, 204}, r.Status)
-					if r.Status == 200 && string(r.Body) != fmt.Sprint(r.Request.Index) {
-						wrong++
-					}
-				}
-				assert.Equal(t, n, received)
-				assert.LessOrEqual(t, wrong, c.most, "answers of another request")
-				if c.every != 0 {
-					return // a server that was caught has its connections closed
-				}
-				opened = min(opened, conns.Load())
+			url, conns := strayServer(t, c.secure, c.every, c.writes)
+			client := tidy(t, &fetch.Client{})
+			if c.secure != nil {
+				client.TLS = trust(c.secure)
 			}
-			assert.LessOrEqual(t, opened, int64(64), "connections given up without need")
+			f := fetch.Fetcher{Strategy: fetch.Pool{Workers: c.atOnce}, Doer: client}
+			wrong, received := 0, 0
+			for r := range f.Fetch(t.Context(), inputs(n, func(i int) string { return fmt.Sprint(url, "/", i) })) {
+				received++
+				require.NoError(t, r.Err)
+				require.Contains(t, []int{200, 204}, r.Status)
+				if r.Status == 200 && string(r.Body) != fmt.Sprint(r.Request.Index) {
+					wrong++
+				}
+			}
+			assert.Equal(t, n, received)
+			assert.LessOrEqual(t, wrong, c.most, "answers of another request")
+			if c.every == 0 { // a server that was caught has its connections closed
+				assert.LessOrEqual(t, conns.Load(), int64(c.atOnce), "connections given up without need")
+			}
 		})
 	}
 }
 
 // Who was caught once is not trusted again as soon as nothing is under way there.
 func TestClientRemembersStrayAnswers(t *testing.T) {
-	quiet(t)
 	secure := httptest.NewTLSServer(nil)
 	defer secure.Close()
 	for name, secure := range map[string]*httptest.Server{"plain": nil, "TLS": secure} {
 		t.Run(name, func(t *testing.T) {
 			url, conns := strayServer(t, secure, 1, 2)
-			transport := fetch.NewTransport()
+			client := tidy(t, &fetch.Client{})
 			if secure != nil {
-				transport = trusting(secure, transport)
+				client.TLS = trust(secure)
 			}
-			client := tidy(t, &fetch.Client{Transport: transport})
 			require.Eventually(t, func() bool { // in a pause the answer that nobody asked for is noticed
 				before := conns.Load()
 				get(t, client, url+"/0")

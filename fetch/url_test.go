@@ -39,6 +39,11 @@ func TestBadRequests(t *testing.T) {
 		{"nothing else", fetch.Request{URL: "http://"}, "no host"},
 		{"no host", fetch.Request{URL: "http://:80/"}, "no host"},
 		{"no host but a user", fetch.Request{URL: "http://user@/"}, "no host"},
+		// A dialer would take the rest, ":80", for this machine.
+		{"host of a soft hyphen", fetch.Request{URL: "http://\u00ad/"}, "the host is not an international domain name"},
+		{"host of a soft hyphen, with a port", fetch.Request{URL: "http://\u00ad:80/"}, "the host is not an international domain name"},
+		{"host of a zero width space", fetch.Request{URL: "http://\u200b/"}, "the host is not an international domain name"},
+		{"host of a soft hyphen, escaped", fetch.Request{URL: "http://%C2%AD/"}, "the host is not an international domain name"},
 		{"port 0", fetch.Request{URL: "http://127.0.0.1:0/"}, "port"},
 		{"port 65536", fetch.Request{URL: "http://127.0.0.1:65536/"}, "port"},
 		{"port 99999", fetch.Request{URL: "http://127.0.0.1:99999/"}, "port"},
@@ -94,8 +99,8 @@ func TestBadRequests(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for name, client := range map[string]engine{
-				"Client":     &fetch.Client{Transport: noDial(t)},
-				"HTTPClient": fetch.HTTPClient{Client: &http.Client{Transport: noDial(t)}},
+				"Client":     &fetch.Client{Dial: noDial(t)},
+				"HTTPClient": fetch.HTTPClient{Client: &http.Client{Transport: &http.Transport{DialContext: noDial(t)}}},
 			} {
 				res := client.Do(t.Context(), &c.req)
 				require.Error(t, res.Err, name)
@@ -109,6 +114,21 @@ func TestBadRequests(t *testing.T) {
 				assert.Same(t, &c.req, res.Request, name)
 			}
 		})
+	}
+}
+
+// A redirect to a host that is nothing to IDNA does not lead to this machine.
+func TestRedirectToNoHost(t *testing.T) {
+	for _, to := range []string{"http://%C2%AD/", "http://%C2%AD:80/", "//%E2%80%8B/"} {
+		server := hopServer(t)
+		dials := 0
+		client := tidy(t, &fetch.Client{Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			dials++
+			return new(net.Dialer).DialContext(ctx, network, strings.TrimPrefix(server, "http://"))
+		}})
+		res := get(t, client, hopTo("http://a.invalid", 302, to))
+		assert.ErrorIs(t, res.Err, fetch.ErrRedirect, to)
+		assert.Equal(t, 1, dials, to)
 	}
 }
 
@@ -136,14 +156,17 @@ func TestURLs(t *testing.T) {
 		{"http://[::1]/", "[::1]:80", "[::1]", "/"},
 		{"http://[::1]:8080/", "[::1]:8080", "[::1]:8080", "/"},
 		{"http://[fe80::1%25eth0]/", "[fe80::1%eth0]:80", "[fe80::1]", "/"},
+		// Such a zone is no address, but what is left of it must not get into Host.
+		{"http://[fe80::1%25%5D:80]/", "[fe80::1%]:80]:80", "[fe80::1]", "/"},
+		{"http://a\u00ad.invalid/", "a.invalid:80", "a.invalid", "/"},
 		{"http://bücher.invalid/", "xn--bcher-kva.invalid:80", "xn--bcher-kva.invalid", "/"},
 	} {
 		t.Run(c.url, func(t *testing.T) {
 			var dialed string
-			client := tidy(t, &fetch.Client{Transport: dialedBy(func(ctx context.Context, network, addr string) (net.Conn, error) {
+			client := tidy(t, &fetch.Client{Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
 				dialed = addr
 				return new(net.Dialer).DialContext(ctx, network, strings.TrimPrefix(server, "http://"))
-			})})
+			}})
 			a := decoded[arrived](t, client, &fetch.Request{URL: c.url})
 			assert.Equal(t, c.addr, dialed)
 			assert.Equal(t, c.host, a.Host)

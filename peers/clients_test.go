@@ -22,7 +22,6 @@ import (
 
 	"fetchbench/fetch"
 	"fetchbench/fetch/fetchtest"
-	"fetchbench/fetch/wire"
 )
 
 const (
@@ -52,9 +51,8 @@ var clients = []client{
 	{"fasthttp-pipeline", fasthttpPipeline},
 	{"fetch-pool", ours(fetch.Pool{Workers: limit}, newClient)},
 	{"fetch-semaphore", ours(fetch.Semaphore{Limit: limit}, newClient)},
-	{"wire-pool", ours(fetch.Pool{Workers: limit}, newWire)},
-	{"wire-semaphore", ours(fetch.Semaphore{Limit: limit}, newWire)},
-	{"wire-pipeline", ours(fetch.Pipeline{Limit: limit * depth, Depth: depth}, newWire)},
+	{"fetch-pipeline", ours(fetch.Pipeline{Limit: limit * depth, Depth: depth}, newClient)},
+	{"nethttp-pool", ours(fetch.Pool{Workers: limit}, newHTTPClient)},
 }
 
 // check is what every client asks of every answer.
@@ -76,6 +74,12 @@ func tuned() *http.Client {
 	transport.MaxIdleConnsPerHost = limit
 	return &http.Client{Transport: transport}
 }
+
+// A target is the URL of each GET, counted from 0.
+type target func(i int) string
+
+// only is one URL for all.
+func only(url string) target { return func(int) string { return url } }
 
 func httpGet(c *http.Client, url string) error {
 	answer, err := c.Get(url)
@@ -118,15 +122,18 @@ func errgroupTuned(timeout time.Duration) func(url string) (func(n int) error, f
 	return func(url string) (func(n int) error, func()) {
 		c := tuned()
 		c.Timeout = timeout
-		return func(n int) error {
-			var g errgroup.Group
-			g.SetLimit(limit)
-			for range n {
-				g.Go(func() error { return httpGet(c, url) })
-			}
-			return g.Wait()
-		}, c.CloseIdleConnections
+		return func(n int) error { return errgroupGets(c, only(url), n) }, c.CloseIdleConnections
 	}
+}
+
+// errgroupGets performs n GETs by c.
+func errgroupGets(c *http.Client, url target, n int) error {
+	var g errgroup.Group
+	g.SetLimit(limit)
+	for i := range n {
+		g.Go(func() error { return httpGet(c, url(i)) })
+	}
+	return g.Wait()
 }
 
 func concPool(url string) (func(n int) error, func()) {
@@ -217,9 +224,14 @@ func (h hits) Pace(_ time.Duration, n uint64) (wait time.Duration, stop bool) {
 }
 func (h hits) Rate(time.Duration) float64 { return 0 }
 
-// fasthttpClient has the options of the example client in fasthttp's repository.
 func fasthttpClient(url string) (func(n int) error, func()) {
-	c := &fasthttp.Client{
+	c := newFasthttp()
+	return func(n int) error { return fasthttpGets(c.Do, only(url), n, limit) }, c.CloseIdleConnections
+}
+
+// newFasthttp returns a client with the options of the example in fasthttp's repository.
+func newFasthttp() *fasthttp.Client {
+	return &fasthttp.Client{
 		ReadTimeout:                   15 * time.Second,
 		WriteTimeout:                  15 * time.Second,
 		MaxIdleConnDuration:           time.Hour,
@@ -229,7 +241,6 @@ func fasthttpClient(url string) (func(n int) error, func()) {
 		DisablePathNormalizing:        true,
 		MaxConnsPerHost:               limit,
 	}
-	return func(n int) error { return fasthttpGets(c.Do, url, n, limit) }, c.CloseIdleConnections
 }
 
 // fasthttpPipeline has as many connections, with depth requests on each. Its client cannot be
@@ -260,7 +271,7 @@ func fasthttpPipeline(url string) (func(n int) error, func()) {
 		DisablePathNormalizing:        true,
 		Logger:                        log.New(io.Discard, "", 0),
 	}
-	return func(n int) error { return fasthttpGets(c.Do, url, n, limit*depth) }, open.Wait
+	return func(n int) error { return fasthttpGets(c.Do, only(url), n, limit*depth) }, open.Wait
 }
 
 // closing is a connection that tells when it is closed.
@@ -275,8 +286,8 @@ func (c *closing) Close() error {
 }
 
 // fasthttpGets calls do n times in so many goroutines.
-func fasthttpGets(do func(*fasthttp.Request, *fasthttp.Response) error, url string, n, goroutines int) error {
-	get := func() error {
+func fasthttpGets(do func(*fasthttp.Request, *fasthttp.Response) error, url target, n, goroutines int) error {
+	get := func(url string) error {
 		request := fasthttp.AcquireRequest()
 		defer fasthttp.ReleaseRequest(request)
 		request.SetRequestURI(url)
@@ -293,8 +304,8 @@ func fasthttpGets(do func(*fasthttp.Request, *fasthttp.Response) error, url stri
 	var wg sync.WaitGroup
 	for range goroutines {
 		wg.Go(func() {
-			for taken.Add(1) <= int64(n) {
-				failed.set(get())
+			for i := int(taken.Add(1)); i <= n; i = int(taken.Add(1)) {
+				failed.set(get(url(i - 1)))
 			}
 		})
 	}
@@ -308,37 +319,43 @@ type engine interface {
 }
 
 func newClient() engine { return &fetch.Client{} }
-func newWire() engine   { return &wire.Client{} }
 
-// ours is package fetch: the answers come to one loop, and are checked there.
+func newHTTPClient() engine {
+	return fetch.HTTPClient{Client: &http.Client{Transport: fetch.NewTransport()}, Timeout: fetchTimeout}
+}
+
+// ours is package fetch: the responses come to one loop, and are checked there.
 func ours(s fetch.Strategy, newDoer func() engine) func(url string) (func(n int) error, func()) {
 	return func(url string) (func(n int) error, func()) {
 		d := newDoer()
 		f := fetch.Fetcher{Strategy: s, Doer: d}
-		return func(n int) error {
-			answers := 0
-			for r := range f.Fetch(context.Background(), repeat(url, n)) {
-				if r.Err != nil {
-					return r.Err
-				}
-				if err := check(r.Status, r.Body); err != nil {
-					return err
-				}
-				answers++
-			}
-			if answers != n {
-				return fmt.Errorf("%d answers of %d", answers, n)
-			}
-			return nil
-		}, d.CloseIdleConnections
+		return func(n int) error { return fetchGets(&f, only(url), n) }, d.CloseIdleConnections
 	}
 }
 
-// repeat is n requests for url.
-func repeat(url string, n int) iter.Seq[fetch.Request] {
+// fetchGets performs n GETs by f.
+func fetchGets(f *fetch.Fetcher, url target, n int) error {
+	answers := 0
+	for r := range f.Fetch(context.Background(), gets(url, n)) {
+		if r.Err != nil {
+			return r.Err
+		}
+		if err := check(r.Status, r.Body); err != nil {
+			return err
+		}
+		answers++
+	}
+	if answers != n {
+		return fmt.Errorf("%d answers of %d", answers, n)
+	}
+	return nil
+}
+
+// gets is n requests.
+func gets(url target, n int) iter.Seq[fetch.Request] {
 	return func(yield func(fetch.Request) bool) {
-		for range n {
-			if !yield(fetch.Request{URL: url}) {
+		for i := range n {
+			if !yield(fetch.Request{URL: url(i)}) {
 				return
 			}
 		}

@@ -14,7 +14,7 @@ var rounds = flag.Int("rounds", 1, "run all that is asked for `n` times over, an
 // TestMain runs everything in rounds: what a machine's neighbours do changes within seconds,
 // so clients are compared with those that had their turn in the same round.
 func TestMain(m *testing.M) {
-	serveIfAsked()
+	playRole()
 	leaks := []goleak.Option{
 		goleak.IgnoreCurrent(), // ants starts a pool of its own with the program
 		// It sleeps for the client's MaxIdleConnDuration, and ends if no connection is left then.
@@ -32,6 +32,8 @@ func TestMain(m *testing.M) {
 		// For benchstat: which way is better.
 		fmt.Println("Unit cpu-ns/op better=lower")
 		fmt.Println("Unit urls/s better=higher")
+		fmt.Println("Unit peak-files better=lower")
+		fmt.Println("Unit peak-MB better=lower")
 	}
 	var results []round
 	for range *rounds {

@@ -73,7 +73,7 @@ func work() fetch.Result { return nothing(context.Background(), &request) }
 func bare(s fetch.Strategy) func(n int, consume func(fetch.Result)) {
 	return func(n int, consume func(fetch.Result)) {
 		f := fetch.Fetcher{Strategy: s, Doer: fetch.DoerFunc(nothing)}
-		for r := range f.Fetch(context.Background(), repeat(nowhere, n)) {
+		for r := range f.Fetch(context.Background(), gets(only(nowhere), n)) {
 			consume(r)
 		}
 	}
@@ -155,7 +155,7 @@ func overPond(n int, consume func(fetch.Result)) {
 }
 
 func overRill(n int, consume func(fetch.Result)) {
-	items := rill.FromSeq(repeat(nowhere, n), nil)
+	items := rill.FromSeq(gets(only(nowhere), n), nil)
 	results := rill.Map(items, limit, func(r fetch.Request) (fetch.Result, error) {
 		return nothing(context.Background(), &r), nil
 	})

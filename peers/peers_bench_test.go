@@ -29,17 +29,19 @@ func BenchmarkPeers(b *testing.B) {
 	}
 	rand.Shuffle(len(peers), func(i, j int) { peers[i], peers[j] = peers[j], peers[i] })
 	for _, p := range peers {
-		b.Run("client="+p.name, func(b *testing.B) {
-			c := p.turn(b)
-			current[p.name] = c // the last call of a turn is the one with the b.N that counts
-			if c.rate > 0 {
-				b.ReportMetric(1e9/c.rate, "ns/op")
-				b.ReportMetric(c.rate, "urls/s")
-			}
-			if c.cpu > 0 {
-				b.ReportMetric(c.cpu, "cpu-ns/op")
-			}
-		})
+		b.Run("client="+p.name, func(b *testing.B) { p.turn(b).report(b, p.name) })
+	}
+}
+
+// report adds c to the round, as that of the client with the name.
+func (c cost) report(b *testing.B, name string) {
+	current[name] = c // the last call of a turn is the one with the b.N that counts
+	if c.rate > 0 {
+		b.ReportMetric(1e9/c.rate, "ns/op")
+		b.ReportMetric(c.rate, "urls/s")
+	}
+	if c.cpu > 0 {
+		b.ReportMetric(c.cpu, "cpu-ns/op")
 	}
 }
 
@@ -49,7 +51,12 @@ const warmUp = 2 * limit * depth
 
 func (c *client) turn(b *testing.B) cost {
 	s := startServer(b)
-	get, close := c.open(s.url)
+	return c.get(b, s, s.url)
+}
+
+// get has c GET url, which is s's, b.N times.
+func (c *client) get(b *testing.B, s *server, url string) cost {
+	get, close := c.open(url)
 	defer close()
 	if err := get(warmUp); err != nil {
 		b.Fatal(err)

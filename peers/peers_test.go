@@ -94,30 +94,30 @@ func TestAnswersThatProgramsTellOf(t *testing.T) {
 
 func TestSummary(t *testing.T) {
 	rounds := []round{
-		{"wire-pool": {10, 100}, "fetch-pool": {20, 50}, "aiohttp-batches": {200, 5}, "aiohttp-processes": {100, 5}},
-		{"wire-pool": {14, 100}, "fetch-pool": {20, 60}, "aiohttp-batches": {400, 5}, "aiohttp-processes": {500, 5}},
-		{"wire-pool": {11, 0}, "fetch-pool": {20, 70}},
+		{"fetch-pool": {10, 100}, "nethttp-pool": {20, 50}, "aiohttp-batches": {80, 5}, "aiohttp-processes": {40, 5}},
+		{"fetch-pool": {14, 100}, "nethttp-pool": {20, 60}, "aiohttp-batches": {280, 5}, "aiohttp-processes": {400, 5}},
+		{"fetch-pool": {11, 0}, "nethttp-pool": {20, 70}},
 	}
 	// The ratios are those of each round: 0.50, 0.70 and 0.55.
 	assert.Equal(t, `
 Medians of 3 rounds, and their quartiles
 
 client                            cpu-ns/op                             urls/s
-wire-pool                                11  10 to 12                      100  100 to 100
-fetch-pool                               20  20 to 20                       60  55 to 65
-aiohttp-batches                         300  250 to 350                      5  5 to 5
-aiohttp-processes                       300  200 to 400                      5  5 to 5
+fetch-pool                               11  10 to 12                      100  100 to 100
+nethttp-pool                             20  20 to 20                       60  55 to 65
+aiohttp-batches                         180  130 to 230                      5  5 to 5
+aiohttp-processes                       220  130 to 310                      5  5 to 5
 
 promise                        ratio of cpu                              bound
-wire-pool / fetch-pool                0.550  0.525 to 0.625               0.60  met
-wire-pool / fasthttp                      -                               0.95  not measured
-wire-pool / wrk                           -                               1.25  not measured
-wire-pipeline / fasthttp                  -                               0.35  not measured
-wire-pipeline / wrk                       -                               0.50  not measured
-fetch-pool / errgroup-tuned               -                               1.00  not measured
-fetch-pool / errgroup-http-get            -                               0.50  not measured
-fetch-pool / cheapest aiohttp         0.125  0.088 to 0.163               0.10  NOT MET
-wire-pool / cheapest aiohttp          0.068  0.051 to 0.084               0.10  met
+fetch-pool / errgroup-tuned               -                               0.45  not measured
+fetch-pool / errgroup-http-get            -                               0.30  not measured
+fetch-pool / nethttp-pool             0.550  0.525 to 0.625               0.60  met
+fetch-pool / fasthttp                     -                               0.95  not measured
+fetch-pool / wrk                          -                               1.15  not measured
+fetch-pool / cheapest aiohttp         0.150  0.100 to 0.200               0.10  NOT MET
+fetch-pipeline / fasthttp                 -                               0.40  not measured
+fetch-pipeline / wrk                      -                               0.50  not measured
+tls-fetch-pool / tls-errgroup-tuned            -                               0.60  not measured
 `, summary(rounds))
 }
 

@@ -1,14 +1,12 @@
 package peers
 
 import (
-	"bufio"
 	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
-	"os"
-	"os/exec"
+	"net/http/httptest"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,38 +18,28 @@ import (
 	"fetchbench/fetch/fetchtest"
 )
 
-// A server is another process, of this same program, so that its processor time is not the
-// clients'. It answers as fetchtest's does, which is bound to one process.
+// A server is another process, so that its processor time is not the clients'. It responds as
+// fetchtest's does, which is bound to one process.
 type server struct {
-	url string // of a GET that is answered with fetchtest.Pong
+	port   string
+	url    string // of a GET whose response is fetchtest.Pong
+	secure string // the same over TLS, with the certificate of package httptest
 }
 
-// serverVariable is set in the environment of a server.
+// serverVariable is the address that a process serves at.
 const serverVariable = "FETCHBENCH_PEERS_SERVER"
 
 // startServer starts a server, and ends it when the test or benchmark does: connections that a
 // client has left open are closed by then.
 func startServer(tb testing.TB) *server {
 	tb.Helper()
-	program, err := os.Executable()
-	require.NoError(tb, err)
-	cmd := exec.Command(program)
-	cmd.Env = append(os.Environ(), serverVariable+"=1", "GORACE=atexit_sleep_ms=1 "+os.Getenv("GORACE"))
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	require.NoError(tb, err)
-	out, err := cmd.StdoutPipe()
-	require.NoError(tb, err)
-	require.NoError(tb, cmd.Start())
-	tb.Cleanup(func() {
-		in.Close()
-		if err := cmd.Wait(); err != nil {
-			tb.Errorf("the server: %v", err)
-		}
-	})
-	origin, err := bufio.NewReader(out).ReadString('\n')
-	require.NoError(tb, err, "the server's URL")
-	return &server{url: strings.TrimSpace(origin) + "/ping"}
+	return startServerAt(tb, "127.0.0.1:0")
+}
+
+func startServerAt(tb testing.TB, addr string) *server {
+	tb.Helper()
+	ports := strings.Fields(startProcess(tb, serverVariable, addr).line(tb))
+	return &server{ports[0], "http://127.0.0.1:" + ports[0] + "/ping", "https://127.0.0.1:" + ports[1] + "/ping"}
 }
 
 // wrong returns a new URL whose n-th request, counted from 1, has a wrong answer: how is
@@ -76,13 +64,9 @@ func (s *server) requests(tb testing.TB) int {
 	return n
 }
 
-// serveIfAsked returns at once, except in a process that startServer has started: there it serves
-// until standard input is closed, which the parent's death does too, and exits.
-func serveIfAsked() {
-	if os.Getenv(serverVariable) == "" {
-		return
-	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+// serve is the role of a server. It tells its ports, without and with TLS.
+func serve(addr string) {
+	listener, err := net.Listen("tcp4", addr)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -91,10 +75,24 @@ func serveIfAsked() {
 	mux.HandleFunc("GET /ping", s.ping)
 	mux.HandleFunc("GET /requests", s.count)
 	quiet := log.New(io.Discard, "", 0) // clients may leave as they like
-	go func() { log.Fatal((&http.Server{Handler: mux, ErrorLog: quiet}).Serve(listener)) }()
-	fmt.Printf("http://%s\n", listener.Addr())
-	io.Copy(io.Discard, os.Stdin)
-	os.Exit(0)
+	go func() { log.Fatal((&http.Server{Handler: mux, ErrorLog: quiet}).Serve(local{listener})) }()
+	secure := httptest.NewUnstartedServer(mux)
+	secure.Config.ErrorLog = quiet
+	secure.StartTLS()
+	fmt.Println(listener.Addr().(*net.TCPAddr).Port, secure.Listener.Addr().(*net.TCPAddr).Port)
+}
+
+// A local listener closes connections from other machines.
+type local struct{ net.Listener }
+
+func (l local) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil || conn.RemoteAddr().(*net.TCPAddr).IP.IsLoopback() {
+			return conn, err
+		}
+		conn.Close()
+	}
 }
 
 type handler struct {

@@ -32,15 +32,15 @@ var aiohttpVariants = []string{"aiohttp-semaphore", "aiohttp-batches", "aiohttp-
 
 // promises are what the project promises of itself.
 var promises = []promise{
-	{"wire-pool", []string{"fetch-pool"}, 0.60},
-	{"wire-pool", []string{"fasthttp"}, 0.95},
-	{"wire-pool", []string{"wrk"}, 1.25},
-	{"wire-pipeline", []string{"fasthttp"}, 0.35},
-	{"wire-pipeline", []string{"wrk"}, 0.50},
-	{"fetch-pool", []string{"errgroup-tuned"}, 1.00},
-	{"fetch-pool", []string{"errgroup-http-get"}, 0.50},
+	{"fetch-pool", []string{"errgroup-tuned"}, 0.45},
+	{"fetch-pool", []string{"errgroup-http-get"}, 0.30},
+	{"fetch-pool", []string{"nethttp-pool"}, 0.60},
+	{"fetch-pool", []string{"fasthttp"}, 0.95},
+	{"fetch-pool", []string{"wrk"}, 1.15},
 	{"fetch-pool", aiohttpVariants, 0.10},
-	{"wire-pool", aiohttpVariants, 0.10},
+	{"fetch-pipeline", []string{"fasthttp"}, 0.40},
+	{"fetch-pipeline", []string{"wrk"}, 0.50},
+	{"tls-fetch-pool", []string{"tls-errgroup-tuned"}, 0.60},
 }
 
 // ratio returns the promise's ratio in one round, or 0 if that did not measure it.

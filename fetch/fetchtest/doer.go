@@ -25,71 +25,160 @@ import (
 
 // TestDoer checks that an engine does what a [fetch.Doer] has to do with good, odd and hostile
 // servers, all on loopback. newDoer returns a new engine with the default limits of a
-// [fetch.Client]: a body has 10 MiB at most, the head of an answer 256 KiB (both
+// [fetch.Client]: a body has 10 MiB at most, the head of a response 256 KiB (both
 // [fetch.ErrTooLarge]), a URL 64 KiB, and 10 redirects are followed.
 //
-// Asked of the engine in every case:
+// Every case runs over TCP, as plain/family/case, and again over TLS, as tls/family/case, but for
+// the few that are about one of the two. The outcome is the same for both.
 //
-//  1. Do returns soon, and does not panic. When its context ends it returns at once, with an error of kind
-//     [fetch.ErrTimeout] (also a [context.DeadlineExceeded]) or [fetch.ErrCanceled] (also a [context.Canceled]).
-//  2. A Result without an error has the answer's status and its whole body, decoded, which stays
-//     as it is whatever is fetched next. Its URL is where the answer came from, if a redirect led
-//     there; otherwise it is the request's, or empty. Unverified is set if nothing but the end of
-//     the connection told where the body ends, and only then.
-//  3. What is not a whole answer is an error of the [fetch.Kind] that [fetch.KindOf] finds, and
-//     no part of a body comes with it. Its Status is that of the last whole head, which may be a redirect's, or 0. Its text is one
-//     line, without the user info or query of a URL, and without the value of a header field.
-//  4. What cannot be sent is an [fetch.ErrBadURL] before any I/O: Attempts is 0. Otherwise it is 1 or more.
+// Required of the engine in every case:
+//
+//  1. Do returns soon, and does not panic. When its context ends it returns at once, with an error
+//     of kind [fetch.ErrTimeout] (also a [context.DeadlineExceeded]) or [fetch.ErrCanceled] (also a
+//     [context.Canceled]).
+//  2. A Result without an error has the response's status and its complete body, decoded, which
+//     stays as it is whatever is fetched next. Its URL is where the response came from, if a
+//     redirect led there; otherwise it is the request's, or empty. Unverified is set if and only if
+//     nothing but the end of the connection told where the body ends.
+//  3. An incomplete response is an error of the [fetch.Kind] that [fetch.KindOf] finds, and no part
+//     of a body comes with it. Its Status is that of the last complete head, which may be a
+//     redirect's, or 0. Its text is one line, without the user info or query of a URL, and without
+//     the value of a header field.
+//  4. What cannot be sent is an [fetch.ErrBadURL] before any I/O: Attempts is 0. Otherwise it is 1
+//     or more.
 //  5. User info in a URL is not sent. The caller's header fields, Host included, go to the origin
-//     (scheme, host and port) of the request's URL alone: not to another that it
-//     is redirected to, nor back again from there.
-//  6. The next requests of the same engine, to the same server and to another, get their own answers,
-//     whatever the server has sent unasked.
-//  7. No connection, file descriptor or goroutine is left once CloseIdleConnections has been called. An
-//     engine that has no such method must keep no connection.
+//     (scheme, host and port) of the request's URL alone: not to another that it is redirected to,
+//     nor back again from there.
+//  6. The next requests of the same engine, to the same server and to another, get their own
+//     responses, whatever unsolicited data the server has sent.
+//  7. No connection, file descriptor or goroutine is left once CloseIdleConnections has been
+//     called. An engine that has no such method must keep no connection.
 //
 // Framing is that of RFC 9112, read strictly where two readers could differ: several lengths that
 // are not the same, a length or chunk size that is not just digits, a status that is not three
-// digits or below 100, and a field name that is no token are each an [fetch.ErrProtocol]. So is a
-// 101, which is not asked for; other 1xx are skipped. An engine asks for gzip by itself and decodes
-// it, unless the request has an Accept-Encoding.
+// digits or below 100, and a field name that is no token are each an [fetch.ErrProtocol]. So is an
+// unsolicited 101; other 1xx are skipped. An engine asks for gzip by itself and decodes it, unless
+// the request has an Accept-Encoding.
 //
 // Redirects are those of RFC 9110 §15.4 as browsers follow them: a 307 or 308 repeats the request,
 // a 303 makes a GET of all but HEAD, 301 and 302 only of POST. A 3xx without a Location is itself
 // the result. One with two Locations that differ, or to what is no good http URL, or from https to
 // http, is an [fetch.ErrRedirect].
 //
-// The https servers are certified by [Roots]. An engine that does not trust these has to say so
-// ([fetch.ErrTLS]), and is spared most cases with https.
+// If the request has a body and the Expect of RFC 9110 §10.1.1, the body waits for a 100, for about
+// a second. After any other response that comes first it is not sent, and the response is the
+// result.
 //
-// There must be no proxy for 127.0.0.1 and localhost. Since files and goroutines are counted for
+// The connections that are kept have a limit: of 1500 hosts, those to 750 at most (on Linux only).
+// A second connection to a server resumes the TLS session of the first.
+//
+// The servers with TLS are certified by [Roots]. An engine that does not trust these has to say so
+// ([fetch.ErrTLS]), and is spared most cases with https. For proxies there is [TestRoutes].
+//
+// There must be no proxy for 127.0.0.0/8 and localhost. Since files and goroutines are counted for
 // the whole process, nothing else may run beside this test. Run it with -race too; with -short it
 // sends less.
 func TestDoer(t *testing.T, newDoer func() fetch.Doer) {
 	trusting := trusts(t, newDoer())
-	for _, family := range []struct {
-		name  string
-		cases []doerCase
-	}{
+	for _, w := range []way{plain, overTLS} {
+		w.test(t, families(), trusting, func(Route) fetch.Doer { return newDoer() })
+	}
+}
+
+// A family is some cases about one matter.
+type family struct {
+	name  string
+	cases []doerCase
+}
+
+// families are the cases for every way.
+func families() []family {
+	return []family{
 		{"connection", connectionCases()},
 		{"framing", framingCases()},
 		{"stray", strayCases()},
 		{"limits", limitCases()},
 		{"redirect", redirectCases()},
 		{"url", urlCases()},
-	} {
-		t.Run(family.name, func(t *testing.T) {
-			for _, c := range family.cases {
-				if trusting || !c.https {
-					t.Run(c.name, func(t *testing.T) { c.test(t, newDoer()) })
-				}
-			}
-		})
+		{"continue", continueCases()},
+		{"hosts", hostCases()},
 	}
 }
 
-// Roots returns the certificates to trust for the https cases of [TestDoer], new ones in each
-// process.
+// A way is how the engine of a case reaches its servers.
+type way struct {
+	name  string
+	tls   bool   // all servers have TLS, and not just {secure}
+	proxy string // the scheme of the proxy's URL; empty: there is none
+}
+
+var plain, overTLS = way{name: "plain"}, way{name: "tls", tls: true}
+
+// test runs the cases that make sense this way.
+func (w way) test(t *testing.T, families []family, trusting bool, newDoer func(Route) fetch.Doer) {
+	if w.tls && !trusting {
+		return
+	}
+	t.Run(w.name, func(t *testing.T) {
+		for _, f := range families {
+			t.Run(f.name, func(t *testing.T) {
+				for _, c := range f.cases {
+					if w.has(&c) && (trusting || !c.https) {
+						t.Run(c.name, func(t *testing.T) { c.test(t, w, newDoer) })
+					}
+				}
+			})
+		}
+	})
+}
+
+// has reports whether c makes sense this way.
+func (w way) has(c *doerCase) bool {
+	switch {
+	case w.tls && c.once, !w.tls && c.tlsOnly, w.proxy != "" && c.direct:
+		return false
+	}
+	return !w.forwards() || !c.ownHost
+}
+
+// forwards reports whether a proxy gets the requests themselves, and not just connections.
+func (w way) forwards() bool { return !w.tls && strings.HasPrefix(w.proxy, "http") }
+
+// adapt changes the outcome of c to that which is right this way.
+func (w way) adapt(c *doerCase) {
+	if w.tls {
+		c.or = slices.Concat(c.or, c.orTLS)
+	}
+	switch {
+	case !c.absent || w.proxy == "":
+	case w.forwards():
+		c.kind, c.status, c.want, c.proxied = "", http.StatusBadGateway, anything, true
+	default:
+		if c.kind != fetch.ErrDial && !strings.HasPrefix(w.proxy, "http") {
+			c.or = append(c.or, c.kind) // an engine may look a name up before it asks the proxy
+		}
+		c.kind = fetch.ErrDial
+	}
+}
+
+// scheme is that of the URLs.
+func (w way) scheme() string {
+	if w.tls {
+		return "https"
+	}
+	return "http"
+}
+
+// config is that of the servers; nil means no TLS.
+func (w way) config() *tls.Config {
+	if w.tls {
+		return wellKnown()
+	}
+	return nil
+}
+
+// Roots returns the certificates to trust for the https cases of [TestDoer] and [TestRoutes], new
+// ones in each process.
 func Roots() *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AddCert(known().cert)
@@ -109,8 +198,9 @@ func trusts(t *testing.T, d fetch.Doer) bool {
 
 // A doerCase is one thing that a server may do or a caller may ask, and what has to come of it.
 //
-// In all its text {here} is the host and port of the case's server, {port} the port alone, {other}
-// and {secure} are well-behaved servers (the latter with TLS), and {secret} is what no one may see.
+// In all its text {http} is the scheme of the case's servers, http or https; {here} is the host and
+// port of the case's server, {port} the port alone, {other} and {secure} are well-behaved servers
+// (the latter always with TLS), and {secret} is what no one may see.
 type doerCase struct {
 	name string
 
@@ -120,13 +210,23 @@ type doerCase struct {
 	header            http.Header
 	https             bool // the engine has to trust Roots
 
+	// The ways that it makes sense for; all, unless these say otherwise.
+	once    bool // not over TLS: which servers have TLS is what it is about, or TLS adds nothing
+	tlsOnly bool
+	direct  bool // not through a proxy
+	// The Host is not the URL's. A proxy that requests are sent to takes the host from their target
+	// (RFC 9112 §3.2.2), so it is not for these.
+	ownHost bool
+
 	// The server: what it answers to /case. Then it waits for the next request, or does what end
 	// says.
 	answer string
 	end    func(*peer)
-	serve  func(p *peer, r *http.Request) // instead of answer and end
-	accept func(p *peer) (goOn bool)      // before it reads a request
-	config func() *tls.Config             // of {secure}, if not the usual one
+	serve  func(p *peer, r *http.Request)             // instead of answer and end
+	accept func(p *peer) (goOn bool)                  // before it reads a request
+	before func(p *peer, r *http.Request) (goOn bool) // before it reads the body
+	config func() *tls.Config                         // of {secure}, if not the usual one
+	proxy  func(*proxy)                               // changes the proxy
 
 	// The caller's context: it has a deadline, or is canceled once the server has begun, or
 	// beforehand.
@@ -136,6 +236,9 @@ type doerCase struct {
 	// tells another.
 	kind       fetch.Kind
 	or         []fetch.Kind // kinds that are right too
+	orTLS      []fetch.Kind // and over TLS
+	absent     bool         // there is no server: an http proxy answers 502, by others nothing can be dialed
+	proxied    bool         // the answer is the proxy's, and no server gets a request
 	status     int
 	want       string // the body
 	unverified bool
@@ -150,8 +253,11 @@ type doerCase struct {
 type exchange struct {
 	*doerCase
 	t                   *testing.T
+	way                 way
 	doer                fetch.Doer
+	newDoer             func(Route) fetch.Doer
 	here, other, secure *rawServer
+	through             *proxy // nil: none
 	fill                func(string) string
 }
 
@@ -169,9 +275,10 @@ const (
 )
 
 // test runs the case, and looks at what is left of it.
-func (c *doerCase) test(t *testing.T, d fetch.Doer) {
+func (c doerCase) test(t *testing.T, w way, newDoer func(Route) fetch.Doer) {
 	goroutines, files := goleak.IgnoreCurrent(), openFiles()
-	x := &exchange{doerCase: c, t: t, doer: d}
+	w.adapt(&c)
+	x := &exchange{doerCase: &c, t: t, way: w, newDoer: newDoer}
 	ctx, cancel := x.context()
 	defer cancel() // at last: an engine must not need the end of a context to clean up
 	x.start(cancel)
@@ -181,11 +288,15 @@ func (c *doerCase) test(t *testing.T, d fetch.Doer) {
 	} else {
 		returned = x.request(ctx)
 	}
-	closeIdle(d)
+	closeIdle(x.doer)
 	tidy := returned // else what is left belongs to a request that is still under way
 	for _, s := range x.servers() {
 		tidy = tidy && s.empty(t)
 		s.stop()
+	}
+	if x.through != nil {
+		tidy = tidy && x.through.empty(t)
+		x.through.stop()
 	}
 	if !tidy {
 		return
@@ -208,15 +319,15 @@ func (x *exchange) context() (context.Context, context.CancelFunc) {
 	return ctx, cancel
 }
 
-// start starts the servers.
+// start starts the servers, and makes the engine.
 func (x *exchange) start(cancel func()) {
 	secure := wellKnown()
 	if x.config != nil {
 		secure = x.config()
 	}
-	x.here, x.other, x.secure = listen(x.t, nil), listen(x.t, nil), listen(x.t, secure)
+	x.here, x.other, x.secure = listen(x.t, x.way.config()), listen(x.t, x.way.config()), listen(x.t, secure)
 	_, port, _ := net.SplitHostPort(x.here.addr)
-	braces := strings.NewReplacer("{here}", x.here.addr, "{port}", port, "{other}", x.other.addr,
+	braces := strings.NewReplacer("{http}", x.way.scheme(), "{HTTP}", strings.ToUpper(x.way.scheme()), "{here}", x.here.addr, "{port}", port, "{other}", x.other.addr,
 		"{secure}", x.secure.addr, "{secret}", secret)
 	x.fill = func(text string) string {
 		if strings.Contains(text, "{") {
@@ -228,7 +339,7 @@ func (x *exchange) start(cancel func()) {
 	if strings.HasPrefix(x.url, "https://{secure}") {
 		first = x.secure
 	}
-	first.serve, first.accept = x.serve, x.accept
+	first.serve, first.accept, first.before = x.serve, x.accept, x.before
 	if x.answer != "" {
 		first.serve = x.text
 	}
@@ -240,9 +351,32 @@ func (x *exchange) start(cancel func()) {
 		s.fill = x.fill
 		s.start()
 	}
+	var route Route
+	if x.way.proxy != "" {
+		x.through = newProxy(x.t, x.way.proxy)
+		if x.proxy != nil {
+			x.proxy(x.through)
+		}
+		if x.cancel {
+			x.through.began = cancel
+		}
+		x.through.start()
+		route.Proxy = x.through.url()
+	}
+	x.doer = x.newDoer(route)
 }
 
 func (x *exchange) servers() []*rawServer { return []*rawServer{x.here, x.other, x.secure} }
+
+// settled reports whether nothing is being answered, and the proxy has passed on all that was sent.
+func (x *exchange) settled() bool {
+	for _, s := range x.servers() {
+		if !s.settled() {
+			return false
+		}
+	}
+	return x.through == nil || x.through.settled(x.servers())
+}
 
 // text serves the answer.
 func (c *doerCase) text(p *peer, _ *http.Request) {
@@ -257,7 +391,7 @@ func (c *doerCase) text(p *peer, _ *http.Request) {
 func (x *exchange) request(ctx context.Context) (returned bool) {
 	req := &fetch.Request{Method: x.method, URL: x.fill(x.url), Body: []byte(x.body), Header: http.Header{}}
 	if x.url == "" {
-		req.URL = x.fill("http://user:{secret}@{here}" + casePath + "?token={secret}#{secret}")
+		req.URL = x.fill("{http}://user:{secret}@{here}" + casePath + "?token={secret}#{secret}")
 	}
 	req.Header.Set("X-Token", secret)
 	for name, values := range x.header {
@@ -271,13 +405,16 @@ func (x *exchange) request(ctx context.Context) (returned bool) {
 		return false
 	}
 	x.here.rude.Store(false)
+	if x.through != nil {
+		x.through.rude.Store(false)
+	}
 	x.outcome(req, res)
 	if x.check != nil {
 		x.check(x, res)
 	}
 	// What a server sends too much has to have been sent when the next request is made.
 	expect(x.t, atLast(func() bool {
-		return (res.Err != nil || len(x.arrivals()) > 0) && x.here.settled() && x.other.settled() && x.secure.settled()
+		return (res.Err != nil || x.proxied || x.t.Failed() || len(x.arrivals()) > 0) && x.settled()
 	}), "the server can still send its answer, %v after Do has returned: the connection has to be closed", moment)
 	body := res.Body[:min(len(res.Body), 1000)]
 	was := string(body)
@@ -361,26 +498,36 @@ func (x *exchange) outcome(req *fetch.Request, res fetch.Result) {
 		for _, s := range x.servers() {
 			assert.Zero(t, s.connections(), "connections, where nothing can be sent")
 		}
+		if x.through != nil {
+			assert.Zero(t, x.through.connections(), "connections to the proxy, where nothing can be sent")
+		}
 	} else if !x.canceled {
 		assert.GreaterOrEqual(t, res.Attempts, 1, "Attempts")
 	}
 	if x.arrives != "" && right {
 		assert.Equal(t, x.fill(x.arrives), x.last().String(), "the request that a server got")
 	}
-	own := []string{origin(req.URL), "http://" + req.Header.Get("Host")}
+	own := []string{origin(req.URL), x.way.scheme() + "://" + req.Header.Get("Host")}
 	for _, a := range x.arrivals() {
 		for field := range a.header {
 			_, given := req.Header[field]
 			expect(t, !given || slices.Contains(own, origin(a.url)), "%s got the caller's header field %s, which was meant for %s", origin(a.url), field, origin(req.URL))
+			expect(t, !strings.HasPrefix(field, "Proxy-"), "%s got the header field %s, which is a proxy's", origin(a.url), field)
 		}
 		if req.Header["Authorization"] == nil {
 			assert.NotContains(t, a.header, "Authorization", "the URL's user info has been sent")
 		}
 	}
+	if x.through != nil {
+		x.through.check(t, req.Header)
+	}
 }
 
 // location checks the Result's URL.
 func (x *exchange) location(req *fetch.Request, res fetch.Result) {
+	if x.proxied {
+		return // it depends on how far it came
+	}
 	if x.arrives == "" || len(x.arrivals()) < 2 { // there was no redirect
 		expect(x.t, res.URL == "" || res.URL == req.URL, "expected is the request's URL; it is %q", res.URL)
 		return
@@ -426,8 +573,8 @@ var nexts atomic.Int64
 
 // next asks all servers what each should answer rightly, whatever was before.
 func (x *exchange) next() {
-	urls := []string{"http://{other}", "http://{here}"}
-	if x.https {
+	urls := []string{"{http}://{other}", "{http}://{here}"}
+	if x.https && !x.way.tls {
 		urls = append(urls, "https://{secure}")
 	}
 	for _, base := range urls {
@@ -437,6 +584,7 @@ func (x *exchange) next() {
 	}
 }
 
+// isNext checks that res is the answer to a GET of url by a server that is well-behaved.
 func (x *exchange) isNext(url string, res fetch.Result) {
 	want := "GET " + url
 	expect(x.t, res.Err == nil && res.Status == http.StatusOK && want == string(res.Body),

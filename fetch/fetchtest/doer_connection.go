@@ -24,10 +24,9 @@ func connectionCases() []doerCase {
 	const half = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello"
 	return []doerCase{
 		{name: "good", answer: good("hello"), want: "hello"},
-		{name: "trusted certificate", url: "https://{secure}/?{secret}", or: []fetch.Kind{fetch.ErrTLS}, want: anything},
-		{name: "good https", url: "https://{secure}/", https: true, arrives: "GET https://{secure}/"},
-		{name: "refused", url: "http://127.0.0.1:1/?{secret}", kind: fetch.ErrDial},
-		{name: "no such host", url: "http://nosuchhost.invalid/?{secret}", kind: fetch.ErrDNS},
+		{name: "trusted certificate", once: true, url: "https://{secure}/?{secret}", or: []fetch.Kind{fetch.ErrTLS}, want: anything},
+		{name: "refused", absent: true, url: "{http}://127.0.0.1:1/?{secret}", kind: fetch.ErrDial},
+		{name: "no such host", absent: true, url: "{http}://nosuchhost.invalid/?{secret}", kind: fetch.ErrDNS},
 
 		{name: "silence until the deadline", serve: quiet, deadline: true, kind: fetch.ErrTimeout},
 		{name: "silence until the cancel", serve: quiet, cancel: true, kind: fetch.ErrCanceled},
@@ -37,6 +36,7 @@ func connectionCases() []doerCase {
 		{name: "silence in the body until the cancel", answer: half, cancel: true, kind: fetch.ErrCanceled, status: 200},
 		{name: "canceled before", answer: good("hello"), canceled: true, kind: fetch.ErrCanceled},
 
+		// Over TLS, at once is after the handshake. What happens within it is below.
 		{name: "closed at once", accept: func(p *peer) bool { p.slam(); return false }, kind: fetch.ErrReset},
 		// The reset may come before the engine has seen that it is connected.
 		{name: "reset at once", accept: func(p *peer) bool { p.reset(); return false }, kind: fetch.ErrReset, or: []fetch.Kind{fetch.ErrDial}},
@@ -56,26 +56,46 @@ func connectionCases() []doerCase {
 		{name: "close announced and left to the client", answer: head("Connection: close", "Content-Length: 5") + "hello", want: "hello"},
 		{name: "closed when it is used again", answer: good("hello"), end: (*peer).slam, run: closedWhenUsedAgain},
 
-		{name: "no TLS handshake until the deadline", url: "https://{here}/?{secret}", accept: silent, deadline: true, kind: fetch.ErrTimeout},
-		{name: "no TLS handshake until the cancel", url: "https://{here}/?{secret}", accept: silent, cancel: true, kind: fetch.ErrCanceled},
-		{name: "closed in the TLS handshake", url: "https://{here}/?{secret}", accept: func(p *peer) bool { p.slam(); return false },
+		{name: "no TLS handshake until the deadline", once: true, url: "https://{here}/?{secret}", accept: silent, deadline: true, kind: fetch.ErrTimeout},
+		{name: "no TLS handshake until the cancel", once: true, url: "https://{here}/?{secret}", accept: silent, cancel: true, kind: fetch.ErrCanceled},
+		{name: "closed in the TLS handshake", once: true, url: "https://{here}/?{secret}", accept: func(p *peer) bool { p.slam(); return false },
 			kind: fetch.ErrTLS, or: []fetch.Kind{fetch.ErrReset}},
-		{name: "no TLS there", url: "https://{here}/?{secret}", kind: fetch.ErrTLS},
-		{name: "TLS where none is expected", url: "http://{secure}/?{secret}", kind: fetch.ErrProtocol, or: []fetch.Kind{fetch.ErrReset}},
-		{name: "certificate of an unknown authority", url: "https://{secure}/?{secret}", kind: fetch.ErrTLS,
+		{name: "no TLS there", once: true, url: "https://{here}/?{secret}", kind: fetch.ErrTLS},
+		{name: "TLS where none is expected", once: true, url: "http://{secure}/?{secret}", kind: fetch.ErrProtocol, or: []fetch.Kind{fetch.ErrReset}},
+		{name: "certificate of an unknown authority", once: true, url: "https://{secure}/?{secret}", kind: fetch.ErrTLS,
 			config: func() *tls.Config { return newAuthority().server(time.Hour) }},
-		{name: "certificate for another name", url: "https://{secure}/?{secret}", kind: fetch.ErrTLS,
+		{name: "certificate for another name", once: true, url: "https://{secure}/?{secret}", kind: fetch.ErrTLS,
 			config: func() *tls.Config { return known().server(time.Hour, "other.invalid") }},
-		{name: "certificate that has expired", url: "https://{secure}/?{secret}", kind: fetch.ErrTLS,
+		{name: "certificate that has expired", once: true, url: "https://{secure}/?{secret}", kind: fetch.ErrTLS,
 			config: func() *tls.Config { return known().server(-time.Hour) }},
+		// A full handshake for each connection costs the server more than most answers do.
+		{name: "second connection resumes the TLS session", tlsOnly: true, run: resumes},
 	}
+}
+
+// resumes checks that the second connection to a server resumes the session of the first (RFC 8446
+// §2.2).
+func resumes(x *exchange) {
+	x.here.handle(func(p *peer, _ *http.Request) {
+		p.write(head("Connection: close", "Content-Length: 5") + "hello")
+		p.close()
+	})
+	for range 2 {
+		res, _ := x.do(x.t.Context(), &fetch.Request{URL: x.fill("{http}://{here}" + casePath)})
+		expect(x.t, res.Err == nil && string(res.Body) == "hello", "expected is the body \"hello\"; it is %s", describe(res))
+	}
+	if all := x.arrivals(); assert.Len(x.t, all, 2, "requests") {
+		expect(x.t, !all[0].resumed, "the first connection of an engine resumes a session")
+		expect(x.t, all[1].resumed, "the second connection to the server does not resume the TLS session of the first")
+	}
+	x.next()
 }
 
 // closedWhenUsedAgain has the server close each connection just after an answer, unannounced: a
 // request that finds its connection closed has to get a new one.
 func closedWhenUsedAgain(x *exchange) {
 	for i := range 30 {
-		res, _ := x.do(x.t.Context(), &fetch.Request{URL: x.fill("http://{here}" + casePath)})
+		res, _ := x.do(x.t.Context(), &fetch.Request{URL: x.fill("{http}://{here}" + casePath)})
 		if !assert.NoError(x.t, res.Err, "request %d, on a connection that the server may have closed", i) {
 			return
 		}

@@ -53,7 +53,10 @@ func framingCases() []doerCase {
 		{name: "HTTP 1.0 with a length", answer: "HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello", end: (*peer).close, want: "hello"},
 		{name: "HTTP 1.0 that keeps the connection", answer: "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 5\r\n\r\nhello", want: "hello"},
 		{name: "HTTP 1.0 that leaves the close to the client", answer: "HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello", want: "hello"},
-		{name: "https without a length", url: "https://{secure}" + casePath, https: true, answer: head() + "hello", end: (*peer).close, want: "hello", unverified: true},
+		// Over TLS that is an end without a close_notify, as of one who cuts the connection: it may be an
+		// error.
+		{name: "HTTP 1.1 without a length, closed in both directions", answer: head() + "hello", end: (*peer).slam, want: "hello", unverified: true,
+			orTLS: []fetch.Kind{fetch.ErrTruncated}},
 
 		// §6.3: answers that have no body, whatever they say.
 		{name: "204", answer: answer("204 No Content"), status: 204},
@@ -86,8 +89,8 @@ func framingCases() []doerCase {
 		{name: "several 1xx before the answer", answer: answer("102 Processing") + answer("103 Early Hints") + answer("199 Odd") + good("hello"), want: "hello"},
 		{name: "closed after a 100", answer: answer("100 Continue"), end: (*peer).close, kind: fetch.ErrReset, or: []fetch.Kind{fetch.ErrTruncated}},
 		// What would follow is no HTTP, and is not asked for.
-		{name: "101 that nobody asked for", answer: answer("101 Switching Protocols", "Upgrade: x", "Connection: Upgrade"), kind: fetch.ErrProtocol},
-		{name: "101 with a body", answer: answer("101 Switching Protocols", "Upgrade: x", "Connection: Upgrade", "Content-Length: 5") + "hello", end: (*peer).close, kind: fetch.ErrProtocol},
+		{name: "unsolicited 101", answer: answer("101 Switching Protocols", "Upgrade: x", "Connection: Upgrade"), kind: fetch.ErrProtocol},
+		{name: "unsolicited 101 with a body", answer: answer("101 Switching Protocols", "Upgrade: x", "Connection: Upgrade", "Content-Length: 5") + "hello", end: (*peer).close, kind: fetch.ErrProtocol},
 
 		// RFC 9110 §8.4: content codings. The engine asks for gzip by itself, and decodes it.
 		{name: "gzip", answer: head("Content-Encoding: gzip", fmt.Sprintf("Content-Length: %d", len(zipped))) + zipped, want: "hello"},

@@ -24,57 +24,56 @@ func redirectCases() []doerCase {
 	}
 	cases := []doerCase{
 		{name: "loop", answer: redirect(302, casePath), kind: refused, status: 302},
-		{name: "loop over two servers", answer: redirect(302, "http://{other}/hop?http://{here}/case"), kind: refused, status: 302},
-		{name: "10 redirects", serve: countdown, url: "http://{here}/case?10", arrives: "GET http://{here}/case?0"},
-		{name: "11 redirects", serve: countdown, url: "http://{here}/case?11", kind: refused, status: 302},
+		{name: "loop over two servers", answer: redirect(302, "{http}://{other}/hop?{http}://{here}/case"), kind: refused, status: 302},
+		{name: "10 redirects", serve: countdown, url: "{http}://{here}/case?10", arrives: "GET {http}://{here}/case?0"},
+		{name: "11 redirects", serve: countdown, url: "{http}://{here}/case?11", kind: refused, status: 302},
 		{name: "no Location", answer: answer("302 Found", "Content-Length: 5") + "hello", status: 302, want: "hello"},
 		{name: "empty Location", answer: answer("302 Found", "Location: ", "Content-Length: 5") + "hello", status: 302, want: "hello"},
 		{name: "two different Locations", answer: answer("302 Found", "Location: /a", "Location: /b", "Content-Length: 0"), kind: refused, status: 302},
-		{name: "two equal Locations", answer: answer("302 Found", "Location: /a", "Location: /a", "Content-Length: 0"), arrives: "GET http://{here}/a"},
+		{name: "two equal Locations", answer: answer("302 Found", "Location: /a", "Location: /a", "Content-Length: 0"), arrives: "GET {http}://{here}/a"},
 		{name: "304 with a Location", answer: answer("304 Not Modified", "Location: /a"), status: 304},
 		{name: "201 with a Location", answer: answer("201 Created", "Location: /a", "Content-Length: 5") + "hello", status: 201, want: "hello"},
 		{name: "300 with a Location", answer: answer("300 Multiple Choices", "Location: /a", "Content-Length: 5") + "hello", status: 300, want: "hello"},
-		{name: "with an endless body", serve: flood(answer("302 Found", "Location: /a", "Content-Length: 9000000000000000"), strings.Repeat("x", 64<<10), 64<<20), arrives: "GET http://{here}/a"},
-		{name: "with a body in chunks", answer: answer("302 Found", "Location: /a", "Transfer-Encoding: chunked") + "5\r\nhello\r\n0\r\n\r\n", arrives: "GET http://{here}/a"},
-		{name: "closed after the redirect", answer: redirect(302, "/a"), end: (*peer).slam, arrives: "GET http://{here}/a"},
+		{name: "with an endless body", serve: flood(answer("302 Found", "Location: /a", "Content-Length: 9000000000000000"), strings.Repeat("x", 64<<10), 64<<20), arrives: "GET {http}://{here}/a"},
+		{name: "with a body in chunks", answer: answer("302 Found", "Location: /a", "Transfer-Encoding: chunked") + "5\r\nhello\r\n0\r\n\r\n", arrives: "GET {http}://{here}/a"},
+		{name: "closed after the redirect", answer: redirect(302, "/a"), end: (*peer).slam, arrives: "GET {http}://{here}/a"},
 
-		to("to a path", "/a?b=c", "GET http://{here}/a?b=c"),
-		to("to a relative path", "a", "GET http://{here}/a"),
-		to("to a path with dots", "./x/../../a", "GET http://{here}/a"),
-		to("to an absolute URL", "http://{here}/a", "GET http://{here}/a"),
-		to("to an uppercase scheme", "HTTP://{here}/a", "GET http://{here}/a"),
-		to("to a URL without a path", "http://{other}", "GET http://{other}/"),
-		to("to a URL without a scheme", "//{other}/a", "GET http://{other}/a"),
-		to("to a fragment", "/a#b", "GET http://{here}/a"),
-		to("to a path with a space", "/a b", "GET http://{here}/a%20b"),
-		to("to a query with a space", "/a?b c", "GET http://{here}/a?b%20c"),
-		to("to a path that is not ASCII", "/ä", "GET http://{here}/%C3%A4"),
-		to("to escaped characters", "/a%2Fb%20c?d=%26", "GET http://{here}/a%2Fb%20c?d=%26"),
-		to("to user info", "http://a:b@{here}/a", "GET http://{here}/a"),
-		to("to user info elsewhere", "http://a:b@{other}/a", "GET http://{other}/a"),
-		{name: "to a query", url: "http://{here}/case?0=1", serve: onQuery("0=1", "?b=c"), arrives: "GET http://{here}/case?b=c"},
+		to("to a path", "/a?b=c", "GET {http}://{here}/a?b=c"),
+		to("to a relative path", "a", "GET {http}://{here}/a"),
+		to("to a path with dots", "./x/../../a", "GET {http}://{here}/a"),
+		to("to an absolute URL", "{http}://{here}/a", "GET {http}://{here}/a"),
+		to("to an uppercase scheme", "{HTTP}://{here}/a", "GET {http}://{here}/a"),
+		to("to a URL without a path", "{http}://{other}", "GET {http}://{other}/"),
+		to("to a URL without a scheme", "//{other}/a", "GET {http}://{other}/a"),
+		to("to a fragment", "/a#b", "GET {http}://{here}/a"),
+		to("to a path with a space", "/a b", "GET {http}://{here}/a%20b"),
+		to("to a query with a space", "/a?b c", "GET {http}://{here}/a?b%20c"),
+		to("to a path that is not ASCII", "/ä", "GET {http}://{here}/%C3%A4"),
+		to("to escaped characters", "/a%2Fb%20c?d=%26", "GET {http}://{here}/a%2Fb%20c?d=%26"),
+		to("to user info", "{http}://a:b@{here}/a", "GET {http}://{here}/a"),
+		to("to user info elsewhere", "{http}://a:b@{other}/a", "GET {http}://{other}/a"),
+		{name: "to a query", url: "{http}://{here}/case?0=1", serve: onQuery("0=1", "?b=c"), arrives: "GET {http}://{here}/case?b=c"},
 
 		bad("a file", "file:///etc/passwd"),
 		bad("ftp", "ftp://{other}/"),
 		bad("a script", "javascript:alert(1)"),
 		bad("data", "data:text/plain,hello"),
-		bad("a malformed URL", "http://[::1/"),
+		bad("a malformed URL", "{http}://[::1/"),
 		bad("a bad escape", "/%zz"),
-		bad("no host", "http:///a"),
-		bad("a port and no host", "http://:80/"),
-		bad("port 0", "http://127.0.0.1:0/"),
-		bad("port 65536", "http://127.0.0.1:65536/"),
+		bad("no host", "{http}:///a"),
+		bad("a port and no host", "{http}://:80/"),
+		bad("port 0", "{http}://127.0.0.1:0/"),
+		bad("port 65536", "{http}://127.0.0.1:65536/"),
 		bad("a URL of more than 64 KiB", "/"+strings.Repeat("x", 64<<10)),
-		{name: "to where nobody is", answer: redirect(302, "http://127.0.0.1:1/?{secret}"), kind: fetch.ErrDial, status: 302},
-		{name: "to what is closed at once", answer: redirect(302, "http://{here}/hop?http://127.0.0.1:1/"), kind: fetch.ErrDial, status: 307},
+		{name: "to where no server is", absent: true, answer: redirect(302, "{http}://127.0.0.1:1/?{secret}"), kind: fetch.ErrDial, status: 302},
+		{name: "to where no server is, by way of another", absent: true, answer: redirect(302, "{http}://{here}/hop?{http}://127.0.0.1:1/"), kind: fetch.ErrDial, status: 307},
 
-		{name: "http to https", https: true, answer: redirect(302, "https://{secure}/a"), arrives: "GET https://{secure}/a"},
-		{name: "https to https", https: true, url: "https://{secure}/case", answer: redirect(302, "/a"), arrives: "GET https://{secure}/a"},
+		{name: "http to https", once: true, https: true, answer: redirect(302, "https://{secure}/a"), arrives: "GET https://{secure}/a"},
 		// What was asked for in secret would be told, or changed, in the clear.
-		{name: "https to http", https: true, url: "https://{secure}/case?{secret}", answer: redirect(302, "http://{other}/a"), kind: refused, status: 302, check: nothingAt("http://")},
+		{name: "https to http", once: true, https: true, url: "https://{secure}/case?{secret}", answer: redirect(302, "{http}://{other}/a"), kind: refused, status: 302, check: nothingAt("http://")},
 
-		{name: "307 of a POST to another origin", method: "POST", body: "a body", answer: redirect(307, "http://{other}/a"), arrives: "POST http://{other}/a a body"},
-		{name: "308 of a PUT to another origin", method: "PUT", body: "a body", answer: redirect(308, "http://{other}/a"), arrives: "PUT http://{other}/a a body"},
+		{name: "307 of a POST to another origin", method: "POST", body: "a body", answer: redirect(307, "{http}://{other}/a"), arrives: "POST {http}://{other}/a a body"},
+		{name: "308 of a PUT to another origin", method: "PUT", body: "a body", answer: redirect(308, "{http}://{other}/a"), arrives: "PUT {http}://{other}/a a body"},
 	}
 	return append(append(cases, methodCases()...), originCases()...)
 }
@@ -85,12 +84,12 @@ func methodCases() []doerCase {
 	var cases []doerCase
 	for _, status := range []int{301, 302, 303, 307, 308} {
 		for _, method := range []string{"GET", "HEAD", "POST", "PUT"} {
-			c := doerCase{name: fmt.Sprint(status, " of a ", method), method: method, answer: redirect(status, "/a"), arrives: method + " http://{here}/a"}
+			c := doerCase{name: fmt.Sprint(status, " of a ", method), method: method, answer: redirect(status, "/a"), arrives: method + " {http}://{here}/a"}
 			if method == "POST" || method == "PUT" {
 				c.body = "a body"
 				c.header = http.Header{"Content-Type": {"text/plain"}}
 				if status < 303 && method == "POST" || status == 303 {
-					c.arrives = "GET http://{here}/a"
+					c.arrives = "GET {http}://{here}/a"
 					c.check = withoutBody
 				} else {
 					c.arrives += " a body"
@@ -114,25 +113,25 @@ func originCases() []doerCase {
 	private := http.Header{"Authorization": {"Bearer {secret}"}, "Cookie": {"a={secret}"}, "X-Custom": {"{secret}"}}
 	var cases []doerCase
 	for _, c := range []doerCase{
-		{name: "path", answer: redirect(302, "/a"), arrives: "GET http://{here}/a", check: fields(true)},
-		{name: "own origin", answer: redirect(302, "http://{here}/a"), arrives: "GET http://{here}/a", check: fields(true)},
-		{name: "own origin twice", answer: redirect(302, "/hop?/a"), arrives: "GET http://{here}/a", check: fields(true)},
-		{name: "another port", answer: redirect(302, "http://{other}/a"), arrives: "GET http://{other}/a", check: fields(false)},
-		{name: "another port without a scheme", answer: redirect(302, "//{other}/a"), arrives: "GET http://{other}/a", check: fields(false)},
-		{name: "another port by 307", answer: redirect(307, "http://{other}/a"), arrives: "GET http://{other}/a", check: fields(false)},
-		{name: "another host", answer: redirect(302, "http://localhost:{port}/a"), arrives: "GET http://localhost:{port}/a", check: fields(false)},
-		{name: "another scheme", https: true, answer: redirect(302, "https://{secure}/a"), arrives: "GET https://{secure}/a", check: fields(false)},
-		{name: "another origin and on", answer: redirect(302, "http://{other}/hop?/a"), arrives: "GET http://{other}/a", check: fields(false)},
-		{name: "another origin and back", answer: redirect(302, "http://{other}/hop?http://{here}/a"), arrives: "GET http://{here}/a", check: fields(false)},
+		{name: "path", answer: redirect(302, "/a"), arrives: "GET {http}://{here}/a", check: fields(true)},
+		{name: "own origin", answer: redirect(302, "{http}://{here}/a"), arrives: "GET {http}://{here}/a", check: fields(true)},
+		{name: "own origin twice", answer: redirect(302, "/hop?/a"), arrives: "GET {http}://{here}/a", check: fields(true)},
+		{name: "another port", answer: redirect(302, "{http}://{other}/a"), arrives: "GET {http}://{other}/a", check: fields(false)},
+		{name: "another port without a scheme", answer: redirect(302, "//{other}/a"), arrives: "GET {http}://{other}/a", check: fields(false)},
+		{name: "another port by 307", answer: redirect(307, "{http}://{other}/a"), arrives: "GET {http}://{other}/a", check: fields(false)},
+		{name: "another host", answer: redirect(302, "{http}://localhost:{port}/a"), arrives: "GET {http}://localhost:{port}/a", check: fields(false)},
+		{name: "another scheme", once: true, https: true, answer: redirect(302, "https://{secure}/a"), arrives: "GET https://{secure}/a", check: fields(false)},
+		{name: "another origin and on", answer: redirect(302, "{http}://{other}/hop?/a"), arrives: "GET {http}://{other}/a", check: fields(false)},
+		{name: "another origin and back", answer: redirect(302, "{http}://{other}/hop?{http}://{here}/a"), arrives: "GET {http}://{here}/a", check: fields(false)},
 	} {
 		c.name = "header to " + c.name
 		c.header = private
 		cases = append(cases, c)
 	}
 	return append(cases,
-		doerCase{name: "Host to a path", header: http.Header{"Host": {"virtual.invalid"}}, answer: redirect(302, "/a"), arrives: "GET http://virtual.invalid/a"},
-		doerCase{name: "Host to another origin", header: http.Header{"Host": {"virtual.invalid"}}, answer: redirect(302, "http://{other}/a"), arrives: "GET http://{other}/a"},
-		doerCase{name: "Host to another origin and back", header: http.Header{"Host": {"virtual.invalid"}}, answer: redirect(302, "http://{other}/hop?http://{here}/a"), arrives: "GET http://{here}/a"},
+		doerCase{name: "Host to a path", ownHost: true, header: http.Header{"Host": {"virtual.invalid"}}, answer: redirect(302, "/a"), arrives: "GET {http}://virtual.invalid/a"},
+		doerCase{name: "Host to another origin", ownHost: true, header: http.Header{"Host": {"virtual.invalid"}}, answer: redirect(302, "{http}://{other}/a"), arrives: "GET {http}://{other}/a"},
+		doerCase{name: "Host to another origin and back", ownHost: true, header: http.Header{"Host": {"virtual.invalid"}}, answer: redirect(302, "{http}://{other}/hop?{http}://{here}/a"), arrives: "GET {http}://{here}/a"},
 	)
 }
 
@@ -160,7 +159,7 @@ func countdown(p *peer, r *http.Request) {
 	if n, _ := strconv.Atoi(r.URL.RawQuery); n > 0 {
 		p.send(redirect(302, fmt.Sprint(casePath, "?", n-1)))
 	} else {
-		p.write(good("GET http://" + r.Host + r.RequestURI))
+		p.write(good("GET " + p.url(r)))
 	}
 }
 
@@ -170,7 +169,7 @@ func onQuery(query, location string) func(*peer, *http.Request) {
 		if r.URL.RawQuery == query {
 			p.send(redirect(302, location))
 		} else {
-			p.write(good("GET http://" + r.Host + r.RequestURI))
+			p.write(good("GET " + p.url(r)))
 		}
 	}
 }

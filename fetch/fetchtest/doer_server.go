@@ -27,13 +27,15 @@ import (
 // other it answers, as it should, with an arrival's text.
 type rawServer struct {
 	addr   string
-	config *tls.Config                       // nil: no TLS
-	serve  func(p *peer, r *http.Request)    // answers a request for /case, if not nil
-	accept func(p *peer) (goOn bool)         // is called before the first request while the server is rude, if not nil
-	began  func()                            // is called after serve, if not nil
-	fill   func(text string) (filled string) // replaces what stands in braces in an answer
+	config *tls.Config                                // nil: no TLS
+	serve  func(p *peer, r *http.Request)             // answers a request for /case, if not nil
+	accept func(p *peer) (goOn bool)                  // is called before the first request while the server is rude, if not nil
+	before func(p *peer, r *http.Request) (goOn bool) // is called before the body of a request for /case is read, if not nil
+	began  func()                                     // is called after serve, if not nil
+	fill   func(text string) (filled string)          // replaces what stands in braces in an answer
 	rude   atomic.Bool
 	sent   atomic.Int64 // bytes
+	early  atomic.Bool  // a body came before the server sent a 100
 
 	listener net.Listener
 	running  sync.WaitGroup
@@ -50,6 +52,7 @@ type rawServer struct {
 type arrival struct {
 	method, url, body string
 	header            http.Header
+	resumed           bool // the connection's TLS session
 }
 
 func (a arrival) String() string { return strings.TrimSpace(a.method + " " + a.url + " " + a.body) }
@@ -60,7 +63,20 @@ type peer struct {
 	tcp      *net.TCPConn
 	server   *rawServer
 	r        *bufio.Reader
-	ended    bool // nothing more is sent
+	wrote    *countedWriter // that of tcp
+	ended    bool           // nothing more is sent
+}
+
+// A countedWriter is a connection that counts what is written to it.
+type countedWriter struct {
+	net.Conn
+	bytes atomic.Int64
+}
+
+func (c *countedWriter) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	c.bytes.Add(int64(n))
+	return n, err
 }
 
 // listen returns a server that is not yet started.
@@ -71,7 +87,8 @@ func listen(t *testing.T, config *tls.Config) *rawServer {
 }
 
 func newRawServer(l net.Listener, config *tls.Config) *rawServer {
-	return &rawServer{addr: l.Addr().String(), config: config, listener: l, open: make(map[*peer]bool)}
+	return &rawServer{addr: l.Addr().String(), config: config, listener: l, open: make(map[*peer]bool),
+		fill: func(text string) string { return text }}
 }
 
 // start begins to accept connections.
@@ -82,9 +99,10 @@ func (s *rawServer) start() {
 			if err != nil {
 				return
 			}
-			p := &peer{Conn: conn, tcp: conn.(*net.TCPConn), server: s}
+			counted := &countedWriter{Conn: conn}
+			p := &peer{Conn: counted, tcp: conn.(*net.TCPConn), server: s, wrote: counted}
 			if s.config != nil {
-				p.Conn = tls.Server(conn, s.config)
+				p.Conn = tls.Server(counted, s.config)
 			}
 			p.r = bufio.NewReader(p.Conn)
 			s.mu.Lock()
@@ -131,6 +149,19 @@ func (s *rawServer) settled() bool {
 	return s.serving == 0
 }
 
+// wrote returns how many bytes have been sent to the client with that address, or -1 if it has no
+// connection.
+func (s *rawServer) wrote(client string) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for p := range s.open {
+		if p.tcp.RemoteAddr().String() == client {
+			return p.wrote.bytes.Load()
+		}
+	}
+	return -1
+}
+
 // arrivals returns the requests that have come, but for those that only ask how the server is.
 func (s *rawServer) arrivals() []arrival {
 	s.mu.Lock()
@@ -175,13 +206,16 @@ func (p *peer) talk() {
 		delete(s.open, p)
 		s.mu.Unlock()
 	}()
+	if secured, ok := p.Conn.(*tls.Conn); ok && secured.Handshake() != nil {
+		return
+	}
 	if s.accept != nil && s.rude.Load() && !s.accept(p) {
 		return
 	}
 	for !p.ended {
 		r, err := http.ReadRequest(p.r)
 		if err != nil {
-			if err != io.EOF && s.config == nil {
+			if err != io.EOF {
 				p.send("HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
 			}
 			return
@@ -192,14 +226,13 @@ func (p *peer) talk() {
 
 func (p *peer) answer(r *http.Request) {
 	s := p.server
-	body, _ := io.ReadAll(io.LimitReader(r.Body, 1<<20))
-	scheme := "http://"
-	if s.config != nil {
-		scheme = "https://"
+	a := arrival{method: r.Method, url: p.url(r), header: r.Header}
+	if secured, ok := p.Conn.(*tls.Conn); ok {
+		a.resumed = secured.ConnectionState().DidResume
 	}
-	a := arrival{r.Method, scheme + r.Host + r.RequestURI, string(body), r.Header}
 	s.mu.Lock()
-	s.arrived = append(s.arrived, a)
+	s.arrived = append(s.arrived, a) // as yet without a body
+	arrived := len(s.arrived) - 1
 	s.serving++
 	serve := s.serve
 	s.mu.Unlock()
@@ -208,7 +241,23 @@ func (p *peer) answer(r *http.Request) {
 		s.serving--
 		s.mu.Unlock()
 	}()
+	rest, goOn := io.Reader(r.Body), true
 	switch {
+	case r.URL.Path == casePath && s.before != nil:
+		if goOn = s.before(p, r); !goOn {
+			rest = io.LimitReader(p.r, 1) // whether the client sends anything yet
+		}
+	case r.Header.Get("Expect") != "":
+		p.send(answer("100 Continue"))
+	}
+	body, _ := io.ReadAll(io.LimitReader(rest, 1<<20))
+	a.body = string(body)
+	s.mu.Lock()
+	s.arrived[arrived] = a
+	s.mu.Unlock()
+	switch {
+	case !goOn:
+		p.close()
 	case r.URL.Path == casePath && serve != nil:
 		serve(p, r)
 		s.begin()
@@ -217,6 +266,14 @@ func (p *peer) answer(r *http.Request) {
 	default:
 		p.wellDone(r, a)
 	}
+}
+
+// url is the URL that r, a request on this connection, is for.
+func (p *peer) url(r *http.Request) string {
+	if p.server.config != nil {
+		return "https://" + r.Host + r.RequestURI
+	}
+	return "http://" + r.Host + r.RequestURI
 }
 
 // wellDone answers as a server should.
@@ -332,8 +389,8 @@ func newAuthority() authority {
 	return authority{must(x509.ParseCertificate(der)), key}
 }
 
-// server is the configuration of a server with a certificate for 127.0.0.1, localhost and no
-// other, unless names are given. It ends after d.
+// server is the configuration of a server with a certificate for 127.0.0.1, ::1, localhost and
+// no other, unless names are given. It ends after d.
 func (a authority) server(d time.Duration, names ...string) *tls.Config {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "fetchtest"},
@@ -342,7 +399,7 @@ func (a authority) server(d time.Duration, names ...string) *tls.Config {
 		DNSNames: names,
 	}
 	if names == nil {
-		template.DNSNames, template.IPAddresses = []string{"localhost"}, []net.IP{net.IPv4(127, 0, 0, 1)}
+		template.DNSNames, template.IPAddresses = []string{"localhost"}, []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}
 	}
 	der := must(x509.CreateCertificate(rand.Reader, template, a.cert, &a.key.PublicKey, a.key))
 	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: a.key}}, NextProtos: []string{"http/1.1"}}

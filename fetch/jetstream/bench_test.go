@@ -2,12 +2,13 @@ package jetstream_test
 
 import (
 	"fmt"
+	"net/http"
 	"testing"
+	"time"
 
 	"fetchbench/fetch"
 	"fetchbench/fetch/fetchtest"
 	"fetchbench/fetch/jetstream"
-	"fetchbench/fetch/wire"
 )
 
 // BenchmarkJetstream is the same strategy and engine, in this process alone (none) and by way of an embedded broker, in
@@ -33,7 +34,10 @@ func BenchmarkJetstream(b *testing.B) {
 	for _, engine := range []struct {
 		name string
 		fetch.Doer
-	}{{"nethttp", &fetch.Client{}}, {"wire", &wire.Client{}}} {
+	}{
+		{"client", &fetch.Client{}},
+		{"nethttp", fetch.HTTPClient{Client: &http.Client{Transport: fetch.NewTransport()}, Timeout: 30 * time.Second}},
+	} {
 		b.Run("engine="+engine.name, func(b *testing.B) {
 			defer engine.Doer.(interface{ CloseIdleConnections() }).CloseIdleConnections()
 			b.Run("size=none", func(b *testing.B) { bench(b, fetch.Pool{}, engine.Doer) })

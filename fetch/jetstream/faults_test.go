@@ -29,7 +29,6 @@ import (
 	"fetchbench/fetch"
 	"fetchbench/fetch/fetchtest"
 	"fetchbench/fetch/jetstream"
-	"fetchbench/fetch/wire"
 )
 
 // Each test of this file lets something fail in the midst of a job, and then checks that each request has
@@ -56,7 +55,7 @@ func working(t *testing.T, job jetstream.Job, n int) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	for range n {
-		client := &wire.Client{}
+		client := &fetch.Client{}
 		running.Go(func() {
 			_ = jetstream.Work(ctx, jetstream.Worker{Job: job, Fetcher: fetch.Fetcher{Strategy: fetch.Pool{Workers: 8}, Doer: client}, Wait: -1})
 			client.CloseIdleConnections()
@@ -159,7 +158,7 @@ func TestBrokerStopped(t *testing.T) {
 	broker := startBroker(t)
 	job := jetstream.Job{Name: jobName(t), Address: broker.address()}
 	s := jetstream.Strategy{Job: job, ShardSize: 50, AckWait: time.Second, Workers: 1}
-	f := fetch.Fetcher{Strategy: s, Doer: &wire.Client{}}
+	f := fetch.Fetcher{Strategy: s, Doer: &fetch.Client{}}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var canceled time.Time
@@ -197,7 +196,7 @@ func TestJoinAndLeave(t *testing.T) {
 		guests.Go(func() {
 			for ctx.Err() == nil {
 				visit, leave := context.WithTimeout(ctx, 150*time.Millisecond)
-				_ = jetstream.Work(visit, jetstream.Worker{Job: job, Fetcher: fetch.Fetcher{Strategy: fetch.Pool{Workers: 4}, Doer: &wire.Client{}}})
+				_ = jetstream.Work(visit, jetstream.Worker{Job: job, Fetcher: fetch.Fetcher{Strategy: fetch.Pool{Workers: 4}, Doer: &fetch.Client{}}})
 				leave()
 			}
 		})
@@ -298,7 +297,7 @@ func TestResumeEmbedded(t *testing.T) {
 			if lost {
 				job.Manifest = jetstream.Dir(t.TempDir())
 			}
-			f := fetch.Fetcher{Strategy: jetstream.Strategy{Job: job, ShardSize: 50, Ahead: 10}, Doer: &wire.Client{}}
+			f := fetch.Fetcher{Strategy: jetstream.Strategy{Job: job, ShardSize: 50, Ahead: 10}, Doer: &fetch.Client{}}
 			for part := range 3 {
 				ctx, cancel := context.WithCancel(t.Context())
 				got := 0
@@ -324,7 +323,7 @@ func TestResumeWithAnotherInput(t *testing.T) {
 	server := fetchtest.NewServer(t)
 	run := func(t *testing.T, manifest jetstream.Dir, indexes ...int) iter.Seq[fetch.Result] {
 		s := jetstream.Strategy{Job: jetstream.Job{Name: "changed", Manifest: manifest}, ShardSize: 2}
-		f := fetch.Fetcher{Strategy: s, Doer: &wire.Client{}}
+		f := fetch.Fetcher{Strategy: s, Doer: &fetch.Client{}}
 		return f.Fetch(t.Context(), func(yield func(fetch.Request) bool) {
 			for _, i := range indexes {
 				if !yield(fetch.Request{URL: server.Ping(i)}) {
@@ -366,7 +365,7 @@ func TestResumeWithAnotherShardSize(t *testing.T) {
 	manifest := jetstream.Dir(t.TempDir())
 	run := func(n, size, ahead int) iter.Seq[fetch.Result] {
 		s := jetstream.Strategy{Job: jetstream.Job{Name: "resized", Dir: filepath.Join(t.TempDir(), "broker"), Manifest: manifest}, ShardSize: size, Ahead: ahead}
-		f := fetch.Fetcher{Strategy: s, Doer: &wire.Client{}}
+		f := fetch.Fetcher{Strategy: s, Doer: &fetch.Client{}}
 		return f.Fetch(t.Context(), urls(server, n))
 	}
 	complete(t, run(500, 3, 5), 500)
@@ -417,7 +416,7 @@ func TestManifestFails(t *testing.T) {
 		},
 	}
 	fetchAll := func(store jetstream.Store) iter.Seq[fetch.Result] {
-		f := fetch.Fetcher{Strategy: jetstream.Strategy{Job: jetstream.Job{Name: "flaky", Dir: t.TempDir(), Manifest: store}, ShardSize: 100}, Doer: &wire.Client{}}
+		f := fetch.Fetcher{Strategy: jetstream.Strategy{Job: jetstream.Job{Name: "flaky", Dir: t.TempDir(), Manifest: store}, ShardSize: 100}, Doer: &fetch.Client{}}
 		return f.Fetch(t.Context(), urls(server, 1000))
 	}
 	complete(t, fetchAll(&flaky), 1000)
@@ -444,7 +443,7 @@ func TestManifestFails(t *testing.T) {
 			return errors.New("the disk is full")
 		}
 		return nil
-	}}}}, Doer: &wire.Client{}}
+	}}}}, Doer: &fetch.Client{}}
 	for r := range another.Fetch(t.Context(), urls(server, 10)) {
 		assert.ErrorIs(t, r.Err, jetstream.ErrJob)
 		assert.ErrorContains(t, r.Err, "the manifest: the disk is full")
@@ -637,6 +636,10 @@ func TestPublisherOusted(t *testing.T) {
 		first.next(t)
 	}
 	require.NoError(t, first.Process.Signal(syscall.SIGSTOP))
+	var status syscall.WaitStatus
+	_, err := syscall.Wait4(first.Process.Pid, &status, syscall.WUNTRACED, nil) // until it has stopped
+	require.NoError(t, err)
+	require.True(t, status.Stopped())
 	f := fetch.Fetcher{Strategy: jetstream.Strategy{Job: job, ShardSize: 50, AckWait: time.Second, Ahead: 8}}
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()

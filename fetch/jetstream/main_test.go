@@ -23,7 +23,6 @@ import (
 
 	"fetchbench/fetch"
 	"fetchbench/fetch/jetstream"
-	"fetchbench/fetch/wire"
 )
 
 // A role is what this program does in a process of its own, for the tests.
@@ -78,7 +77,7 @@ func (r role) play() {
 		if r.DieBeforeAck {
 			jetstream.BeforeAck(func(string) { dieNow() })
 		}
-		w := jetstream.Worker{Job: job, Fetcher: fetch.Fetcher{Strategy: fetch.Pool{Workers: r.Pool}, Doer: poisonable(&wire.Client{})}, Wait: 20 * time.Second}
+		w := jetstream.Worker{Job: job, Fetcher: fetch.Fetcher{Strategy: fetch.Pool{Workers: r.Pool}, Doer: poisonable(&fetch.Client{})}, Wait: 20 * time.Second}
 		if r.Dir != "" {
 			w.Bodies, w.BodiesOver = jetstream.Dir(r.Dir), 1000
 		}

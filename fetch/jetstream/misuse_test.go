@@ -25,7 +25,6 @@ import (
 	"fetchbench/fetch"
 	"fetchbench/fetch/fetchtest"
 	"fetchbench/fetch/jetstream"
-	"fetchbench/fetch/wire"
 )
 
 var fine = fetch.DoerFunc(func(context.Context, *fetch.Request) fetch.Result { return fetch.Result{Status: 200, Attempts: 1} })
@@ -320,7 +319,7 @@ func TestSpoiledMessages(t *testing.T) {
 
 // What goes wrong with one request comes as it would in this process.
 func TestErrorsCross(t *testing.T) {
-	refused := &wire.Client{}
+	refused := &fetch.Client{}
 	f := fetch.Fetcher{Strategy: jetstream.Strategy{ShardSize: 2}, Ordered: true, Doer: fetch.DoerFunc(func(ctx context.Context, r *fetch.Request) fetch.Result {
 		switch r.Index {
 		case 0:

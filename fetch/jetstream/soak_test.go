@@ -23,7 +23,6 @@ import (
 
 	"fetchbench/fetch"
 	"fetchbench/fetch/jetstream"
-	"fetchbench/fetch/wire"
 )
 
 // Jobs of all kinds, one after the other, for some seconds: workers are killed and stopped, come and go, so is the broker, loops
@@ -69,7 +68,7 @@ func soak(t *testing.T, seed uint64) {
 	defer others.Wait()
 	defer cancel()
 	others.Go(func() { // a guest that comes and goes
-		client := &wire.Client{}
+		client := &fetch.Client{}
 		defer client.CloseIdleConnections()
 		random := rand.New(rand.NewPCG(seed, 1))
 		for ctx.Err() == nil {

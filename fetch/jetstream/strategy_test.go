@@ -12,13 +12,12 @@ import (
 	"fetchbench/fetch"
 	"fetchbench/fetch/fetchtest"
 	"fetchbench/fetch/jetstream"
-	"fetchbench/fetch/wire"
 )
 
 // remote is a Strategy whose workers fetch by fetchtest's Remote, as they do in another process: the contract is tested in real time.
 type remote struct{ jetstream.Strategy }
 
-var throughTheTest = fetchtest.RemoteOver(&wire.Client{Timeout: -1})
+var throughTheTest = fetchtest.RemoteOver(&fetch.Client{Timeout: -1})
 
 func (s remote) Start(ctx context.Context, _ fetch.Doer) fetch.Executor {
 	return s.Strategy.Start(ctx, throughTheTest)
@@ -74,7 +73,7 @@ func TestEmbedded(t *testing.T) {
 		for _, ordered := range []bool{false, true} {
 			t.Run(fmt.Sprint(s, " ", s.Job.Name, ordered), func(t *testing.T) {
 				before := server.Requests()
-				f := fetch.Fetcher{Strategy: s, Doer: &wire.Client{}, Ordered: ordered}
+				f := fetch.Fetcher{Strategy: s, Doer: &fetch.Client{}, Ordered: ordered}
 				complete(t, f.Fetch(t.Context(), urls(server, 2345)), 2345)
 				if s.Job.Manifest == nil || !ordered { // the second time it has them all
 					assert.Equal(t, 2345, server.Requests()-before)

@@ -19,6 +19,8 @@
 //	limit       BenchmarkLimit
 //	pipeline    BenchmarkPipeline
 //	peers       BenchmarkPeers, of the module peers
+//	tls         BenchmarkTLS, of the same
+//	hosts       BenchmarkHosts, of the same
 //
 // A median comes with its 95 % confidence interval, if there are the 6 results that one needs: -count=10.
 //
@@ -31,7 +33,7 @@
 // and latency, for instance, and limit-chart and limit-table. All of them:
 //
 //	machine  scripts  strategies  strategies-LATENCY[-chart|-table]  latency[-ENGINE]
-//	limit[-chart|-table]  pipeline[-chart|-table]  peers[-chart|-table]
+//	limit[-chart|-table]  pipeline[-chart|-table]  peers[-chart|-table]  tls  hosts
 //
 // The exit status is 2 if a flag, an input or FILE is not as it should be; then nothing has been
 // written. It is 1 if something could not be written.
@@ -53,7 +55,7 @@ Makes a Markdown report with SVG pictures of the output of go test -bench (- is 
   -update FILE  also put the report's sections into FILE, a Markdown file, between the lines
                 <!-- report: NAME --> and <!-- end of report: NAME -->, where NAME is one of
                   machine  scripts  strategies  strategies-LATENCY[-chart|-table]  latency[-ENGINE]
-                  limit[-chart|-table]  pipeline[-chart|-table]  peers[-chart|-table]
+                  limit[-chart|-table]  pipeline[-chart|-table]  peers[-chart|-table]  tls  hosts
 
 go doc fetchbench/tools/report says what the sections are.
 `

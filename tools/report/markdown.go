@@ -62,6 +62,14 @@ func rate(...float64) func(float64) string {
 	}
 }
 
+// whole writes a number without fractions.
+func whole(...float64) func(float64) string { return grouped }
+
+// megabytes writes bytes as MB.
+func megabytes(...float64) func(float64) string {
+	return func(x float64) string { return grouped(x / 1e6) }
+}
+
 // seconds writes times, those together in one unit.
 func seconds(together ...float64) func(float64) string {
 	scaler := benchunit.CommonScale(together, benchunit.Decimal)

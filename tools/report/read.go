@@ -21,6 +21,8 @@ const (
 	cpuPerOp    = "cpu-sec/op"
 	p99         = "p99-sec"
 	urlsPerSec  = "urls/s"
+	peakFiles   = "peak-files"
+	peakBytes   = "peak-B"
 	smallScript = 100_000
 	largeScript = 1_000_000
 )
@@ -28,8 +30,8 @@ const (
 // A point is what one median is of: a benchmark with its keys, and for the scripts' own test the
 // number of URLs.
 type point struct {
-	benchmark, strategy, engine, latency, limit, depth, client string
-	urls                                                       int
+	benchmark, strategy, engine, latency, limit, depth, client, hosts string
+	urls                                                              int
 }
 
 // scripts is the benchmark of a point that counts for the Python scripts' own test.
@@ -76,7 +78,7 @@ func read(paths []string) (*data, error) {
 		}
 		return p
 	}
-	keys := project(".name,/strategy,/engine,/latency,/limit,/depth,/client")
+	keys := project(".name,/strategy,/engine,/latency,/limit,/depth,/client,/hosts")
 	procs := project("/gomaxprocs")
 	project(".file,pkg") // may differ
 	residue := parser.Residue()
@@ -93,11 +95,11 @@ func read(paths []string) (*data, error) {
 			continue // a unit's metadata: what the report draws is known
 		}
 		key := keys.Project(r)
-		var f [7]string
+		var f [8]string
 		for i, field := range keys.Fields() {
 			f[i] = key.Get(field)
 		}
-		p := point{benchmark: f[0], strategy: f[1], engine: f[2], latency: f[3], limit: f[4], depth: f[5], client: f[6]}
+		p := point{benchmark: f[0], strategy: f[1], engine: f[2], latency: f[3], limit: f[4], depth: f[5], client: f[6], hosts: f[7]}
 		if !p.known() {
 			d.unknown[p.benchmark] = true
 			continue
@@ -175,13 +177,13 @@ func (p point) known() bool {
 	switch p.benchmark {
 	case "Fetch":
 		latency, err := time.ParseDuration(p.latency)
-		return p.strategy != "" && p.engine != "" && err == nil && latency >= 0 && p.limit+p.depth+p.client == ""
+		return p.strategy != "" && p.engine != "" && err == nil && latency >= 0 && p.limit+p.depth+p.client+p.hosts == ""
 	case "Limit":
-		return isCount(p.limit) && p.depth+p.client == ""
+		return isCount(p.limit) && p.depth+p.client+p.hosts == ""
 	case "Pipeline":
-		return isCount(p.depth) && p.limit+p.client == ""
-	case "Peers":
-		return p.client != "" && p.strategy+p.engine+p.latency+p.limit+p.depth == ""
+		return isCount(p.depth) && p.limit+p.client+p.hosts == ""
+	case "Peers", "TLS", "Hosts":
+		return p.client != "" && (p.benchmark == "Hosts") == isCount(p.hosts) && p.strategy+p.engine+p.latency+p.limit+p.depth == ""
 	}
 	return false
 }
@@ -213,7 +215,7 @@ func (d *data) of(benchmark string) []point {
 			cmp.Compare(duration(a.latency), duration(b.latency)), cmp.Compare(a.latency, b.latency),
 			compareStrategies(a.strategy, b.strategy), cmp.Compare(a.engine, b.engine),
 			cmp.Compare(number(a.limit), number(b.limit)), cmp.Compare(number(a.depth), number(b.depth)),
-			cmp.Compare(a.client, b.client), cmp.Compare(a.urls, b.urls),
+			cmp.Compare(number(a.hosts), number(b.hosts)), cmp.Compare(a.client, b.client), cmp.Compare(a.urls, b.urls),
 		)
 	})
 	return points

@@ -43,7 +43,7 @@ type picture struct {
 }
 
 // names are those that -update may ask for; others have one of these and a hyphen before them.
-var names = []string{"machine", "scripts", "strategies", "latency", "limit", "pipeline", "peers"}
+var names = []string{"machine", "scripts", "strategies", "latency", "limit", "pipeline", "peers", "tls", "hosts"}
 
 func newReport(d *data) (*report, error) {
 	r := &report{}
@@ -51,7 +51,7 @@ func newReport(d *data) (*report, error) {
 		r.unknown = d.unknownNames()
 	}
 	for _, write := range []func(*data) (section, error){
-		machineSection, scriptsSection, strategiesSection, limitSection, pipelineSection, peersSection,
+		machineSection, scriptsSection, strategiesSection, limitSection, pipelineSection, peersSection, tlsSection, hostsSection,
 	} {
 		s, err := write(d)
 		if err != nil {
@@ -237,6 +237,8 @@ var (
 	rateColumn = column{"URLs/s", urlsPerSec, rate}
 	cpuColumn  = column{"processor time for a URL", cpuPerOp, seconds}
 	p99Column  = column{"p99 of the service time", p99, seconds}
+	fileColumn = column{"open files", peakFiles, whole}
+	sizeColumn = column{"memory, MB", peakBytes, megabytes}
 )
 
 // medians is a table of the medians of points, with names that name returns in front.
@@ -563,6 +565,30 @@ func peersSection(d *data) (section, error) {
 		text:  d.medians(points, []string{"client"}, func(p point) []string { return []string{p.client} }, cpuColumn, rateColumn),
 	})
 	return s, nil
+}
+
+// tlsSection compares clients over TLS, the cheapest first.
+func tlsSection(d *data) (section, error) {
+	points := d.of("TLS")
+	if len(points) == 0 {
+		return section{}, nil
+	}
+	slices.SortStableFunc(points, func(a, b point) int { return cmp.Compare(d.value(a, cpuPerOp).Center, d.value(b, cpuPerOp).Center) })
+	return section{name: "tls", heading: "Over TLS", parts: []part{{
+		text: d.medians(points, []string{"client"}, func(p point) []string { return []string{p.client} }, cpuColumn, rateColumn),
+	}}}, nil
+}
+
+// hostsSection compares clients by what many hosts cost.
+func hostsSection(d *data) (section, error) {
+	points := d.of("Hosts")
+	if len(points) == 0 {
+		return section{}, nil
+	}
+	return section{name: "hosts", heading: "Many hosts", parts: []part{{
+		text: d.medians(points, []string{"hosts", "client"}, func(p point) []string { return []string{p.hosts, p.client} },
+			cpuColumn, rateColumn, fileColumn, sizeColumn),
+	}}}, nil
 }
 
 func newPicture(name, title, finding string, c interface{ SVG() ([]byte, error) }) (*picture, error) {

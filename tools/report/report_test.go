@@ -115,16 +115,16 @@ func TestPicturesAreLinked(t *testing.T) {
 func TestFigures(t *testing.T) {
 	got := reportOf(t, "cpu: One\ngo: go1.26.0\ncommit: abc\n"+
 		// Median 1030, and of seven results the interval is from the lowest to the highest.
-		lines(7, "BenchmarkFetch/strategy=pool/engine=wire/latency=0s-2 500 5000 ns/op # urls/s 70000 cpu-ns/op 1500000 p99-ns")+
-		lines(1, "BenchmarkFetch/strategy=pool/engine=wire/latency=0s-2 100000 20000 ns/op 50000 urls/s")+
-		lines(1, "BenchmarkFetch/strategy=pool/engine=wire/latency=0s-2 100000 40000 ns/op 25000 urls/s")+
-		lines(1, "BenchmarkFetch/strategy=pool/engine=wire/latency=0s-2 100000 21000 ns/op 47619 urls/s")+
-		lines(1, "BenchmarkFetch/strategy=mine/engine=wire/latency=0s-2 1000000 21000 ns/op 47619 urls/s")+
+		lines(7, "BenchmarkFetch/strategy=pool/engine=client/latency=0s-2 500 5000 ns/op # urls/s 70000 cpu-ns/op 1500000 p99-ns")+
+		lines(1, "BenchmarkFetch/strategy=pool/engine=client/latency=0s-2 100000 20000 ns/op 50000 urls/s")+
+		lines(1, "BenchmarkFetch/strategy=pool/engine=client/latency=0s-2 100000 40000 ns/op 25000 urls/s")+
+		lines(1, "BenchmarkFetch/strategy=pool/engine=client/latency=0s-2 100000 21000 ns/op 47619 urls/s")+
+		lines(1, "BenchmarkFetch/strategy=mine/engine=client/latency=0s-2 1000000 21000 ns/op 47619 urls/s")+
 		lines(1, "BenchmarkBody/size=1MB-2 5 1 ns/op"))["report.md"]
 	assert.Contains(t, got, "Measured on One, Go 1.26.0, commit abc, GOMAXPROCS 2: 11 results, 1 to 7 of each benchmark.\n")
-	assert.Contains(t, got, "| pool | wire | 1 030 (1 000 to 1 060) | 70.00 µs (70.00 to 70.00) | 1.500 ms (1.500 to 1.500) | 7 |\n")
-	assert.Contains(t, got, "| pool | wire | 2.10 | 47 619 | – | – | 185 | a pool of 12 threads |\n")
-	assert.Contains(t, got, "| mine | wire | – | – | 21.0 | 47 619 | – |  |\n")
+	assert.Contains(t, got, "| pool | client | 1 030 (1 000 to 1 060) | 70.00 µs (70.00 to 70.00) | 1.500 ms (1.500 to 1.500) | 7 |\n")
+	assert.Contains(t, got, "| pool | client | 2.10 | 47 619 | – | – | 185 | a pool of 12 threads |\n")
+	assert.Contains(t, got, "| mine | client | – | – | 21.0 | 47 619 | – |  |\n")
 	assert.Contains(t, got, "| serial | – | – | – | – | – | 89 | one after the other |\n")
 	assert.Contains(t, got, "\nThe results also have BenchmarkBody, which this report has no section for.\n")
 	for _, no := range []string{"## Limit", "## Pipelining", "## Other clients", "By latency"} {
@@ -135,13 +135,13 @@ func TestFigures(t *testing.T) {
 
 // The runs of 100000x and 1000000x are not among the samples of the comparison. Others with so many URLs are.
 func TestScriptsServeNothingElse(t *testing.T) {
-	got := reportOf(t, lines(1, "BenchmarkFetch/strategy=pool/engine=wire/latency=0s 1000000 5000 ns/op 9 urls/s"))
+	got := reportOf(t, lines(1, "BenchmarkFetch/strategy=pool/engine=client/latency=0s 1000000 5000 ns/op 9 urls/s"))
 	assert.Contains(t, got["report.md"], "## The Python scripts' own test")
 	assert.NotContains(t, got["report.md"], "## Strategies")
-	got = reportOf(t, lines(1, "BenchmarkFetch/strategy=pool/engine=wire/latency=5ms 100000 5000 ns/op 9 urls/s"))
+	got = reportOf(t, lines(1, "BenchmarkFetch/strategy=pool/engine=client/latency=5ms 100000 5000 ns/op 9 urls/s"))
 	assert.NotContains(t, got["report.md"], "## The Python scripts' own test")
 	assert.Contains(t, got["report.md"], "### With 5ms of latency")
-	got = reportOf(t, lines(1, "BenchmarkFetch/strategy=pool/engine=wire/latency=0s 100001 5000 ns/op 9 urls/s"))
+	got = reportOf(t, lines(1, "BenchmarkFetch/strategy=pool/engine=client/latency=0s 100001 5000 ns/op 9 urls/s"))
 	assert.NotContains(t, got["report.md"], "## The Python scripts' own test")
 }
 
@@ -172,9 +172,35 @@ func TestMixed(t *testing.T) {
 
 // What is not told apart is not called slower.
 func TestAlike(t *testing.T) {
-	fetch := "BenchmarkFetch/strategy=%s/engine=wire/latency=0s 10 5 ns/op %s urls/s"
+	fetch := "BenchmarkFetch/strategy=%s/engine=client/latency=0s 10 5 ns/op %s urls/s"
 	got := reportOf(t, lines(10, fmt.Sprintf(fetch, "pool", "#"))+lines(10, fmt.Sprintf(fetch, "batch", "#.5"))+lines(10, fmt.Sprintf(fetch, "serial", "5")))["report.md"]
-	assert.Contains(t, got, "batch on wire is the fastest, at 1.05k URLs/s; serial on wire is the slowest, at 5.00 URLs/s. These results cannot tell pool on wire from batch on wire.]")
+	assert.Contains(t, got, "batch on client is the fastest, at 1.05k URLs/s; serial on client is the slowest, at 5.00 URLs/s. These results cannot tell pool on client from batch on client.]")
+}
+
+// The default engine comes first in tables, and in the legends of charts. Names of other editions
+// are as good: what is kept in results may be older.
+func TestEngines(t *testing.T) {
+	for _, names := range [][2]string{{"client", "nethttp"}, {"nethttp", "wire"}} {
+		var results string
+		for _, engine := range []string{names[1], names[0]} {
+			for _, latency := range []string{"0s", "5ms"} {
+				results += lines(6, "BenchmarkFetch/strategy=pool/engine="+engine+"/latency="+latency+" 10 5 ns/op # urls/s")
+			}
+			results += lines(1, "BenchmarkFetch/strategy=pool/engine="+engine+"/latency=0s 100000 20000 ns/op 50000 urls/s")
+		}
+		got := reportOf(t, results)
+		for _, file := range []struct{ name, what string }{
+			{"report.md", "| pool | %s | 1 025 ("},
+			{"report.md", "| pool | %s | 2.00 | 50 000 |"},
+			{"report.md", "](latency-%s.svg)"},
+			{"strategies-0s.svg", ">%s</text>"},
+		} {
+			first := strings.Index(got[file.name], fmt.Sprintf(file.what, names[0]))
+			second := strings.Index(got[file.name], fmt.Sprintf(file.what, names[1]))
+			assert.Positive(t, first, "%s in %s", names[0], file.name)
+			assert.Greater(t, second, first, "%s in %s", names[1], file.name)
+		}
+	}
 }
 
 // Names come from the input, so they may be anything but a space or a slash.
@@ -208,7 +234,7 @@ func TestFilesOfTheirOwn(t *testing.T) {
 func TestMissingMetrics(t *testing.T) {
 	got := reportOf(t, lines(1, "BenchmarkPeers/client=a 10 5 ns/op 7 cpu-ns/op")+lines(1, "BenchmarkPeers/client=b 10 5 ns/op # urls/s")+
 		lines(1, "BenchmarkLimit/limit=1 10 5 ns/op")+lines(1, "BenchmarkPipeline/depth=1 10 5 ns/op 0 urls/s")+
-		lines(1, "BenchmarkFetch/strategy=pool/engine=wire/latency=0s 10 5 ns/op"))
+		lines(1, "BenchmarkFetch/strategy=pool/engine=client/latency=0s 10 5 ns/op"))
 	assert.Contains(t, got["report.md"], "| a | 7.000 ns | – | 1 |")
 	assert.Contains(t, got["report.md"], "| b | – | 1 000 | 1 |")
 	assert.NotContains(t, got, "limit.svg")
@@ -236,7 +262,7 @@ func TestErrors(t *testing.T) {
 		"empty":               {[]string{write(t, "")}, "bench.txt: no result of a benchmark"},
 		"no benchmark known":  {[]string{write(t, "BenchmarkBody/size=1KB 10 4 ns/op\n")}, "no result of a benchmark that the report knows, but of BenchmarkBody"},
 		"no keys":             {[]string{write(t, "BenchmarkFetch/latency=0s 10 4 ns/op\n")}, "knows, but of BenchmarkFetch"},
-		"a key too many":      {[]string{write(t, "BenchmarkFetch/strategy=pool/engine=wire/latency=0s/limit=8 10 4 ns/op\n")}, "knows, but of BenchmarkFetch"},
+		"a key too many":      {[]string{write(t, "BenchmarkFetch/strategy=pool/engine=client/latency=0s/limit=8 10 4 ns/op\n")}, "knows, but of BenchmarkFetch"},
 		"a limit of none":     {[]string{write(t, "BenchmarkLimit/limit=none 10 4 ns/op\n")}, "knows, but of BenchmarkLimit"},
 		"a file twice":        {[]string{fine, fine}, "is given twice"},
 		"no file to update":   {[]string{"-update", missing, fine}, missing},

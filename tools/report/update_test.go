@@ -57,8 +57,8 @@ func TestUpdate(t *testing.T) {
 func TestUpdateNames(t *testing.T) {
 	for _, name := range []string{
 		"machine", "scripts", "strategies", "strategies-0s", "strategies-0s-chart", "strategies-0s-table", "strategies-5ms",
-		"strategies-5ms-chart", "strategies-5ms-table", "latency", "latency-nethttp", "latency-wire", "limit", "limit-chart", "limit-table",
-		"pipeline", "pipeline-chart", "pipeline-table", "peers", "peers-chart", "peers-table",
+		"strategies-5ms-chart", "strategies-5ms-table", "latency", "latency-client", "latency-nethttp", "limit", "limit-chart", "limit-table",
+		"pipeline", "pipeline-chart", "pipeline-table", "peers", "peers-chart", "peers-table", "tls", "hosts",
 	} {
 		t.Run(name, func(t *testing.T) {
 			file, pictures := page(t, "<!-- report: "+name+" -->\n<!-- end of report: "+name+" -->\n")
@@ -69,7 +69,7 @@ func TestUpdateNames(t *testing.T) {
 			case strings.HasSuffix(name, "-chart"):
 				assert.Equal(t, 1, strings.Count(got, "!["))
 				assert.NotContains(t, got, "|---|")
-			case strings.HasSuffix(name, "-table") || name == "scripts":
+			case strings.HasSuffix(name, "-table"), name == "scripts", name == "tls", name == "hosts":
 				assert.Contains(t, got, "|---|")
 				assert.NotContains(t, got, "![")
 			case name == "strategies":

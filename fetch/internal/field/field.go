@@ -1,57 +1,37 @@
-// Package field takes apart what goes from process to process: numbers as varints, and strings with their length
-// before them. They are put together by encoding/binary and [Append].
+// Package field reads and writes the fields of messages between processes and machines: numbers are
+// varints of encoding/binary, and strings have their length before them.
 package field
 
 import "encoding/binary"
 
-// A Reader takes fields off Rest. Once one was not there Bad is set, and all that are
-// asked for after it are zero.
+// A Reader takes fields off Rest. At the first malformed one it sets Bad; from then on all fields
+// are zero.
 type Reader struct {
 	Rest []byte
 	Bad  bool
 }
 
-// Fail has no more fields be there.
+// Fail marks the input malformed.
 func (f *Reader) Fail() { f.Bad, f.Rest = true, nil }
 
 // Uint returns an unsigned varint.
 func (f *Reader) Uint() uint64 {
 	v, n := binary.Uvarint(f.Rest)
-	return v * f.skip(n)
-}
-
-// Int returns a signed varint.
-func (f *Reader) Int() int {
-	v, n := binary.Varint(f.Rest)
-	return int(v) * int(f.skip(n))
-}
-
-// skip goes on by n bytes and returns 1, or 0 if no field was there.
-func (f *Reader) skip(n int) uint64 {
 	if n <= 0 {
 		f.Fail()
 		return 0
 	}
 	f.Rest = f.Rest[n:]
-	return 1
+	return v
 }
 
-// Bytes returns a part of Rest.
-func (f *Reader) Bytes() []byte {
-	n := f.Uint()
-	if n > uint64(len(f.Rest)) {
-		f.Fail()
-		return nil
-	}
-	b := f.Rest[:n:n]
-	f.Rest = f.Rest[n:]
-	return b
+// Int returns a signed varint.
+func (f *Reader) Int() int {
+	v := f.Uint()
+	return int(v>>1) ^ -int(v&1) // zigzag, as in binary.Varint
 }
 
-// Text returns a part of Rest as a string.
-func (f *Reader) Text() string { return string(f.Bytes()) }
-
-// Count returns the number of fields to come, of which each takes a byte at the least.
+// Count returns the number of fields to come, each of which takes at least a byte.
 func (f *Reader) Count() int {
 	n := f.Uint()
 	if n > uint64(len(f.Rest)) {
@@ -60,6 +40,17 @@ func (f *Reader) Count() int {
 	}
 	return int(n)
 }
+
+// Bytes returns a part of Rest.
+func (f *Reader) Bytes() []byte {
+	n := f.Count()
+	b := f.Rest[:n:n]
+	f.Rest = f.Rest[n:]
+	return b
+}
+
+// Text returns a part of Rest as a string.
+func (f *Reader) Text() string { return string(f.Bytes()) }
 
 // Append appends s as a field.
 func Append[S ~string | ~[]byte](b []byte, s S) []byte {

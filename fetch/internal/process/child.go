@@ -7,8 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
-	"slices"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,100 +15,88 @@ import (
 
 // A child is a child process, as the parent sees it. One goroutine starts the process and waits for
 // its end, one writes to it, and one reads from it. They end with the process: kill ends it, and
-// hangUp asks it to end by itself.
+// the end of the Group's ctx, which closes its pipe, asks it to end by itself.
 type child[T, R any] struct {
-	number int
-	delay  time.Duration // before its start
-	tasks  chan *task[T] // to the process; room for a window of them
-	hangUp context.CancelFunc
-	kill   context.CancelCauseFunc
+	Info                // complete when it is ready or gone
+	delay time.Duration // before its start
+	begun time.Time
+	tasks chan *task[T] // to the process; room for a window of them
+	kill  context.CancelCauseFunc
+	heard atomic.Int64 // bytes that came since the Group asked
 
-	pid     int
-	startup atomic.Int64 // time.Duration from start to ready, 0 until then
-	heard   atomic.Int64 // bytes that came since the Group asked
-
-	// Used by the Group's goroutine alone:
+	// Under the Group's mu:
 	ready         bool
 	out           map[uint64]*task[T] // handed to it, and without a result
 	silent, stuck int                 // ticks without a sign of life, and without a result
 }
 
-// start adds a child whose process will be started after delay. What it does is sent to events, and
-// last, exactly once, that it is gone.
-func (g *Group[T, R]) start(number int, delay time.Duration) {
-	hungUp, hangUp := context.WithCancel(context.Background())
+// startLocked adds a child whose process will be started after delay.
+func (g *Group[T, R]) startLocked(number int, delay time.Duration) {
 	life, kill := context.WithCancelCause(context.Background())
 	c := &child[T, R]{
-		number: number,
-		delay:  delay,
-		tasks:  make(chan *task[T], g.Window),
-		hangUp: hangUp,
-		kill:   kill,
-		out:    make(map[uint64]*task[T]),
+		Info:  Info{Number: number},
+		delay: delay,
+		tasks: make(chan *task[T], g.Window),
+		kill:  kill,
+		out:   make(map[uint64]*task[T]),
 	}
 	g.children = append(g.children, c)
-	go func() {
-		defer hangUp()
+	g.running.Go(func() {
 		select {
 		case <-time.After(delay):
 		case <-life.Done():
 		}
-		err := g.live(c, life, hungUp)
-		g.events <- event[T, R]{child: c, what: gone, err: err}
-	}()
+		g.gone(c, g.live(c, life))
+	})
 }
 
 // live is the life of c's process, from its start to its end. The error is why it ended, nil if it
 // was told to.
-func (g *Group[T, R]) live(c *child[T, R], life, hungUp context.Context) error {
-	begun := time.Now()
-	p, err := startProcess(life)
-	if hungUp.Err() != nil && err != nil {
-		return nil
-	}
+func (g *Group[T, R]) live(c *child[T, R], life context.Context) error {
+	defer c.kill(nil)
+	// Linux ends the process with the thread that started it: see Pdeathsig.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	c.begun = time.Now()
+	cmd, in, out, err := startProcess(life)
 	if err != nil {
+		if g.ctx.Err() != nil {
+			return nil
+		}
 		return err
 	}
-	c.pid = p.pid
+	c.PID = cmd.Process.Pid
 
 	// A pipe that is closed ends a write under way; the other side sees its end.
-	defer context.AfterFunc(hungUp, func() { p.in.Close() })()
+	defer context.AfterFunc(g.ctx, func() { in.Close() })()
 	var piping sync.WaitGroup
 	piping.Go(func() {
-		if g.write(c, p.in, life) == nil || hungUp.Err() != nil {
-			return
-		}
-		select { // its process has ended, and life is about to
-		case <-time.After(pipeGrace):
-			c.kill(errPipe)
-		case <-life.Done():
+		if g.write(c, in, life) != nil && g.ctx.Err() == nil {
+			time.AfterFunc(pipeGrace, func() { c.kill(errPipe) }) // if its process has not ended
 		}
 	})
 	piping.Go(func() {
-		if err := g.read(c, p.out, begun); err != nil {
+		if err := g.read(c, out); err != nil {
 			c.kill(err)
 		}
 	})
-	err = p.wait()
-	p.in.Close()
+	err = cmd.Wait()
+	in.Close()
 	// What it wrote last is still to be read. If it has left the pipe to a process of its own
 	// that lives on, there is no end to be read.
-	p.out.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
-	told := hungUp.Err() != nil
+	out.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
 	c.kill(nil) // ends write
 	piping.Wait()
-	p.out.Close()
+	out.Close()
 
-	name := fmt.Sprintf("child process %d", c.pid)
-	ready := c.startup.Load() > 0
+	name := fmt.Sprintf("child process %d", c.PID)
 	switch cause := context.Cause(life); {
-	case cause != nil && cause != context.Canceled:
+	case cause != context.Canceled:
 		return fmt.Errorf("%s was killed: %w", name, cause)
-	case told:
+	case g.ctx.Err() != nil: // it was told to
 		return nil
-	case !ready && err == nil:
-		return fmt.Errorf("%s ended before it was ready: %w", name, g.errMain())
-	case !ready:
+	case !c.ready:
+		err = cmp.Or(err, errors.New("exit status 0"))
 		return fmt.Errorf("%s ended before it was ready: %w: see its stderr, or: %w", name, err, g.errMain())
 	case err == nil:
 		return fmt.Errorf("%s ended by itself", name)
@@ -118,9 +105,6 @@ func (g *Group[T, R]) live(c *child[T, R], life, hungUp context.Context) error {
 }
 
 var errPipe = errors.New("it takes no more tasks: does something in the program close file descriptor 3?")
-
-// pipeGrace is how long a process may still be there when its pipe is closed.
-const pipeGrace = time.Second
 
 // write sends c the hello, then every task. It ends with life, or with an error when the pipe is
 // closed.
@@ -139,8 +123,8 @@ func (g *Group[T, R]) write(c *child[T, R], to io.Writer, life context.Context) 
 			var body []byte
 			fields, body = g.h.Encode(fields[:0], t.v)
 			if err = writeFrame(w, frameTask, t.id, fields, body); err == errTooLarge {
-				g.events <- event[T, R]{child: c, what: unsent, id: t.id, err: err}
-				err = nil
+				var none R
+				err = g.settle(c, t.id, none, err)
 			}
 		case <-life.Done():
 			return nil
@@ -149,35 +133,27 @@ func (g *Group[T, R]) write(c *child[T, R], to io.Writer, life context.Context) 
 	return err
 }
 
-// read passes on to events what c, begun then, sends until the end of the pipe.
-func (g *Group[T, R]) read(c *child[T, R], from io.Reader, begun time.Time) error {
+// read handles what c sends until the end of the pipe.
+func (g *Group[T, R]) read(c *child[T, R], from io.Reader) error {
 	r := bufio.NewReaderSize(counted{from, &c.heard}, 64<<10)
 	for {
-		e := event[T, R]{child: c}
-		what, payload, err := readFrame(r)
-		if err == errFrame {
+		what, id, payload, err := readFrame(r)
+		switch {
+		case err == errFrame:
 			return err
-		}
-		if err != nil {
+		case err != nil:
 			return nil // the process has ended, or is about to
-		}
-		switch e.what = what; what {
-		case frameReady:
-			c.startup.Store(int64(time.Since(begun)))
-		case frameResult:
-			if e.id, payload, err = cutNumber(payload); err == nil {
-				e.result, err = g.h.Decode(payload)
+		case what == frameResult:
+			var result R
+			if result, err = g.h.Decode(payload); err == nil {
+				err = g.settle(c, id, result, nil)
 			}
-		case frameEvent:
-			e.payload = payload
-		case frameBeat:
 		default:
-			err = errFrame
+			err = g.handle(c, what, payload)
 		}
 		if err != nil {
 			return errFrame
 		}
-		g.events <- e
 	}
 }
 
@@ -191,14 +167,4 @@ func (c counted) Read(b []byte) (int, error) {
 	n, err := c.Reader.Read(b)
 	c.n.Add(int64(n))
 	return n, err
-}
-
-// info is called when c is ready or gone.
-func (c *child[T, R]) info() Info {
-	return Info{Number: c.number, PID: c.pid, Startup: time.Duration(c.startup.Load())}
-}
-
-// unanswered returns the tasks that c has, in the order in which they were submitted.
-func (c *child[T, R]) unanswered() []*task[T] {
-	return slices.SortedFunc(maps.Values(c.out), func(a, b *task[T]) int { return cmp.Compare(a.id, b.id) })
 }

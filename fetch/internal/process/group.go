@@ -4,11 +4,15 @@
 package process
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
+
+	"fetchbench/fetch/internal/queue"
 )
 
 // A Config says how many children a [Group] has, and how it treats them. All fields must be set.
@@ -23,7 +27,7 @@ type Config struct {
 }
 
 // A Handler knows what tasks of type T and their results of type R are. Encode and Decode are
-// called by several goroutines, the others by one; they must not block.
+// called by several goroutines at once, the others by one at a time; they must not block.
 type Handler[T, R any] interface {
 	// Encode returns a task's encoding in two parts. The first is b with something appended.
 	Encode(b []byte, task T) (fields, body []byte)
@@ -31,12 +35,11 @@ type Handler[T, R any] interface {
 	Decode(payload []byte) (R, error)
 	// Repeatable reports whether a task may be done twice.
 	Repeatable(task T) bool
-	// One of Done, Lost and Canceled is called for each task: there is a result, there is none
-	// because of err, or ctx is done. others counts the children that had the task before, tries all
-	// that had it.
+	// Either Done or Lost is called for each task: there is a result, or there is none because of
+	// err, which is ctx.Err() if ctx is done. others counts the children that had the task before,
+	// tries all that had it.
 	Done(task T, result R, others int)
 	Lost(task T, tries int, err error)
-	Canceled(task T)
 	// Event is called for each event that a child has sent. An error means that it is malformed.
 	Event(child int, payload []byte) error
 	// Started is called when a child is ready, Ended when it has ended without a result for
@@ -52,32 +55,30 @@ type Info struct {
 	Startup time.Duration // from the start of the process until it was ready; 0 if it never was
 }
 
-// A Group hands tasks to children, passes on their results, and replaces children that are gone.
-// One goroutine does all of it. It blocks in its select alone: the channels that it sends on have
-// room.
+// A Group hands tasks to children, passes on their results, and replaces children that are gone. It
+// has no goroutine of its own for that: each call of Submit, and each goroutine that hears from a
+// child, does its part of it. Nothing blocks while mu is held, since the channels have room.
 //
-//	Submit → queue → run → child.tasks → pipe → child process
-//	Handler ← run ← events ← pipe ← child process
+//	Submit → waiting → child.tasks → pipe → child process
+//	Handler ← pipe ← child process
 type Group[T, R any] struct {
 	Config
 	h       Handler[T, R]
 	ctx     context.Context
 	cancel  context.CancelFunc
 	running sync.WaitGroup
-	queue   chan T
-	events  chan event[T, R] // received until each child has told that it is gone
+	hello   []byte
+	tick    time.Duration // how often the children are looked after
 
-	hello    []byte
-	tick     time.Duration // how often the children are looked after
+	mu       sync.Mutex
 	children []*child[T, R]
-	quiet    *child[T, R] // gets suspects only, one at a time
-	again    []*task[T]   // to be handed to another child
-	suspects []*task[T]   // to be handed to another child for the last time
+	waiting  queue.FIFO[*task[T]] // to be handed out
+	suspects queue.FIFO[*task[T]] // to be handed out for the last time
+	quiet    *child[T, R]         // gets suspects only, one at a time
 	restarts int
 	served   bool           // a child has been ready
 	failed   []*child[T, R] // gone before that
-	ending   bool           // the children have been told to end
-	failure  error          // why there are no children
+	failure  error          // why there are no children, if there are none
 	ids      uint64
 }
 
@@ -88,21 +89,6 @@ type task[T any] struct {
 	tries int // children that it has been handed to
 }
 
-// An event is something that a child, or its process, did.
-type event[T, R any] struct {
-	child   *child[T, R]
-	what    frameType // or gone
-	id      uint64    // of the task that a result is for
-	result  R
-	payload []byte
-	err     error // why it is gone, or the task could not be sent
-}
-
-const (
-	gone   frameType = 0   // the child is
-	unsent frameType = 255 // the task is
-)
-
 const (
 	handshake   = 5 * time.Second  // after which a child that is not ready will never be
 	silence     = 10 * time.Second // after which a child without a sign of life is hung
@@ -110,77 +96,16 @@ const (
 
 	abortGrace = 50 * time.Millisecond // for children that are told to end and have tasks
 	endGrace   = 2 * time.Second       // for children that are told to end and have none
+	pipeGrace  = time.Second           // for children whose pipe is closed
 )
 
 // NewGroup starts children. The end of ctx ends them.
 func NewGroup[T, R any](ctx context.Context, c Config, h Handler[T, R]) *Group[T, R] {
-	g := &Group[T, R]{
-		Config: c,
-		h:      h,
-		queue:  make(chan T, c.Processes*c.Window),
-		events: make(chan event[T, R], 2*c.Window),
-		tick:   max(time.Millisecond, min(c.Hang, silence)/silentTicks),
-	}
+	g := &Group[T, R]{Config: c, h: h, tick: max(time.Millisecond, min(c.Hang, silence)/silentTicks)}
 	g.hello, g.failure = c.Hello()
 	g.ctx, g.cancel = context.WithCancel(ctx)
-	g.running.Go(g.run)
-	return g
-}
-
-// Submit hands over a task. It does not block while no more than Processes times Window are without
-// a result.
-func (g *Group[T, R]) Submit(v T) { g.queue <- v }
-
-// Close ends the children, and returns when they have ended.
-func (g *Group[T, R]) Close() {
-	g.cancel()
-	close(g.queue)
-	g.running.Wait()
-}
-
-// run supervises until queue is closed and all children are gone.
-func (g *Group[T, R]) run() {
-	g.startAll()
-	ticker := time.NewTicker(g.tick)
-	defer ticker.Stop()
-	var late <-chan time.Time
-	var grace time.Duration
-	queue, done := g.queue, g.ctx.Done()
-	for queue != nil || len(g.children) > 0 {
-		var in <-chan T
-		if g.hasRoom() {
-			in = queue
-		}
-		select {
-		case v, ok := <-in:
-			if !ok {
-				queue = nil
-				continue
-			}
-			g.add(v)
-			for len(queue) > 0 && g.hasRoom() { // a select for each would cost more
-				g.add(<-queue)
-			}
-		case e := <-g.events:
-			g.handle(e)
-			for range len(g.events) {
-				g.handle(<-g.events)
-			}
-		case <-ticker.C:
-			g.lookAfter()
-		case <-done:
-			done = nil
-			grace = g.end()
-			late = time.After(grace)
-		case <-late:
-			for _, c := range g.children {
-				c.kill(fmt.Errorf("it did not end within %v when it was told to: tasks have to end when their context is done", grace))
-			}
-		}
-	}
-}
-
-func (g *Group[T, R]) startAll() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	switch {
 	case g.failure != nil:
 	case isChild:
@@ -189,22 +114,182 @@ func (g *Group[T, R]) startAll() {
 		g.failure = g.errMain()
 	default:
 		for i := range g.Processes {
-			g.start(i, 0)
+			g.startLocked(i, 0)
 		}
 	}
+	g.running.Go(g.supervise)
+	return g
 }
 
 func (g *Group[T, R]) errMain() error {
 	return fmt.Errorf("the program has to call %s first thing in main, or in TestMain", g.Main)
 }
 
-// hasRoom reports whether the next task would be taken somewhere.
-func (g *Group[T, R]) hasRoom() bool {
-	return g.ending || len(g.children) == 0 || len(g.again) == 0 && g.leastLoaded() != nil
+// Submit hands over a task. It does not block.
+func (g *Group[T, R]) Submit(v T) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.ids++
+	g.waiting.Push(&task[T]{v: v, id: g.ids})
+	g.handOutLocked()
 }
 
-// leastLoaded returns the child with the most room for tasks, or nil if none has any.
-func (g *Group[T, R]) leastLoaded() *child[T, R] {
+// Close ends the children, and returns when they have ended.
+func (g *Group[T, R]) Close() {
+	g.cancel()
+	g.running.Wait()
+}
+
+// supervise looks after the children until ctx is done, and then has them end.
+func (g *Group[T, R]) supervise() {
+	ticker := time.NewTicker(g.tick)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			g.lookAfter()
+		case <-g.ctx.Done():
+			g.end()
+			return
+		}
+	}
+}
+
+// handle acts on what c has sent, if that is not a result. An error means that it is malformed.
+func (g *Group[T, R]) handle(c *child[T, R], what frameType, payload []byte) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	c.silent = 0
+	switch what {
+	case frameReady:
+		c.ready, g.served = true, true
+		c.Startup = time.Since(c.begun)
+		g.h.Started(c.Info)
+		for _, failed := range g.failed { // the program calls Connect: they may be ready next time
+			g.replaceLocked(failed)
+		}
+		g.failed = nil
+		g.handOutLocked()
+	case frameEvent:
+		return g.h.Event(c.Number, payload)
+	case frameBeat:
+	default:
+		return errFrame
+	}
+	return nil
+}
+
+// settle takes the task with this id from c: it has a result, or could not be sent because of
+// unsent. An error means that c has no such task.
+func (g *Group[T, R]) settle(c *child[T, R], id uint64, result R, unsent error) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	t := c.out[id]
+	if t == nil {
+		return errFrame
+	}
+	delete(c.out, id)
+	c.silent, c.stuck = 0, 0
+	if unsent != nil {
+		g.h.Lost(t.v, t.tries-1, unsent)
+	} else {
+		g.h.Done(t.v, result, t.tries-1)
+	}
+	g.handOutLocked()
+	return nil
+}
+
+// gone drops c, whose process has ended because of err. Its tasks go to other children, or are lost
+// if they must not, and another child takes its place.
+func (g *Group[T, R]) gone(c *child[T, R], err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.children = slices.DeleteFunc(g.children, func(other *child[T, R]) bool { return other == c })
+	if c == g.quiet {
+		g.quiet = nil
+	}
+	g.h.Ended(c.Info, len(c.out), err)
+	why := err
+	if !g.served {
+		g.failed = append(g.failed, c)
+	} else if !g.replaceLocked(c) {
+		why = fmt.Errorf("%w; %d children were replaced before: see Restarts", err, g.restarts)
+	}
+	if len(g.children) == 0 {
+		g.failure = why
+	}
+	for _, id := range slices.Sorted(maps.Keys(c.out)) { // in the order in which they were submitted
+		switch t := c.out[id]; {
+		case g.ctx.Err() != nil:
+			g.h.Lost(t.v, t.tries, g.ctx.Err())
+		case !g.h.Repeatable(t.v):
+			g.h.Lost(t.v, t.tries, fmt.Errorf("%w; not repeated, since it may have been sent", err))
+		case t.tries >= g.Attempts:
+			g.h.Lost(t.v, t.tries, fmt.Errorf("%w; children that had it and ended before: %d", err, t.tries-1))
+		case t.tries == g.Attempts-1:
+			g.suspects.Push(t)
+		default:
+			g.waiting.Push(t)
+		}
+	}
+	g.handOutLocked()
+}
+
+// replaceLocked starts a child in c's place, unless too many have been replaced. If c was never
+// ready it waits, longer each time, since there may be no room for another process; while others
+// are ready, that does not count.
+func (g *Group[T, R]) replaceLocked(c *child[T, R]) bool {
+	if g.ctx.Err() != nil {
+		return true
+	}
+	isReady := func(c *child[T, R]) bool { return c.ready }
+	if c.ready || !slices.ContainsFunc(g.children, isReady) {
+		if g.restarts == g.Restarts {
+			return false
+		}
+		g.restarts++
+	}
+	delay := time.Duration(0)
+	if !c.ready {
+		delay = min(max(100*time.Millisecond, 2*c.delay), time.Second)
+	}
+	g.startLocked(c.Number, delay)
+	return true
+}
+
+// handOutLocked hands out tasks that wait, as far as there is room. If they will not get a child any
+// more, it settles them.
+func (g *Group[T, R]) handOutLocked() {
+	if over := cmp.Or(g.ctx.Err(), g.failure); over != nil {
+		for _, tasks := range []*queue.FIFO[*task[T]]{&g.waiting, &g.suspects} {
+			for tasks.Len() > 0 {
+				t := tasks.Pop()
+				g.h.Lost(t.v, t.tries, over)
+			}
+		}
+		return
+	}
+	for g.waiting.Len() > 0 {
+		c := g.leastLoadedLocked()
+		if c == nil {
+			break
+		}
+		g.giveLocked(c, g.waiting.Pop())
+	}
+	if g.quiet == nil && g.suspects.Len() > 0 {
+		g.quiet = g.leastLoadedLocked()
+	}
+	switch {
+	case g.quiet == nil || len(g.quiet.out) > 0:
+	case g.suspects.Len() == 0:
+		g.quiet = nil
+	default:
+		g.giveLocked(g.quiet, g.suspects.Pop())
+	}
+}
+
+// leastLoadedLocked returns the child with the most room for tasks, or nil if none has any.
+func (g *Group[T, R]) leastLoadedLocked() *child[T, R] {
 	var best *child[T, R]
 	most := g.Window
 	for _, c := range g.children {
@@ -222,25 +307,8 @@ func (g *Group[T, R]) leastLoaded() *child[T, R] {
 	return best
 }
 
-func (g *Group[T, R]) add(v T) {
-	g.ids++
-	g.take(&task[T]{v: v, id: g.ids})
-}
-
-// take hands out t or, if there are no children for it, settles it.
-func (g *Group[T, R]) take(t *task[T]) {
-	switch {
-	case g.ending:
-		g.h.Canceled(t.v)
-	case len(g.children) == 0:
-		g.h.Lost(t.v, t.tries, g.failure)
-	default:
-		g.give(g.leastLoaded(), t)
-	}
-}
-
-// give hands t to c. The send does not block: tasks has room for a window.
-func (g *Group[T, R]) give(c *child[T, R], t *task[T]) {
+// giveLocked hands t to c.
+func (g *Group[T, R]) giveLocked(c *child[T, R], t *task[T]) {
 	if len(c.out) == 0 {
 		c.stuck = 0
 	}
@@ -249,131 +317,11 @@ func (g *Group[T, R]) give(c *child[T, R], t *task[T]) {
 	c.tasks <- t
 }
 
-func (g *Group[T, R]) handle(e event[T, R]) {
-	c := e.child
-	c.silent = 0
-	switch e.what {
-	case frameReady:
-		c.ready, g.served = true, true
-		g.h.Started(c.info())
-		for _, failed := range g.failed { // the program calls Connect: they may be ready next time
-			if !g.ending {
-				g.replace(failed)
-			}
-		}
-		g.failed = nil
-	case frameResult, unsent:
-		t := c.out[e.id]
-		if t == nil {
-			c.kill(errFrame) // it has no such task
-			return
-		}
-		delete(c.out, e.id)
-		c.stuck = 0
-		if e.what == unsent {
-			g.h.Lost(t.v, t.tries-1, e.err)
-		} else {
-			g.h.Done(t.v, e.result, t.tries-1)
-		}
-	case frameEvent:
-		if g.h.Event(c.number, e.payload) != nil {
-			c.kill(errFrame)
-		}
-	case gone:
-		g.gone(c, e.err)
-	}
-	g.handOut()
-}
-
-// gone drops c, whose process has ended. Its tasks go to other children, or are lost if they must
-// not, and another child takes its place.
-func (g *Group[T, R]) gone(c *child[T, R], err error) {
-	g.children = slices.DeleteFunc(g.children, func(other *child[T, R]) bool { return other == c })
-	if c == g.quiet {
-		g.quiet = nil
-	}
-	g.h.Ended(c.info(), len(c.out), err)
-	for _, t := range c.unanswered() {
-		switch {
-		case g.ending:
-			g.take(t)
-		case !g.h.Repeatable(t.v):
-			g.h.Lost(t.v, t.tries, fmt.Errorf("%w; not repeated, since it may have been sent", err))
-		case t.tries >= g.Attempts:
-			g.h.Lost(t.v, t.tries, fmt.Errorf("%w; children that had it and ended before: %d", err, t.tries-1))
-		case t.tries == g.Attempts-1:
-			g.suspects = append(g.suspects, t)
-		default:
-			g.again = append(g.again, t)
-		}
-	}
-	switch {
-	case g.ending:
-	case !g.served:
-		g.failed = append(g.failed, c)
-	case !g.replace(c):
-		err = fmt.Errorf("%w; %d children were replaced before: see Restarts", err, g.restarts)
-	}
-	if len(g.children) == 0 && !g.ending {
-		g.failure = err
-		g.flush()
-	}
-}
-
-// replace starts a child in c's place, unless too many have been replaced. If c was never ready it
-// waits, longer each time, since there may be no room for another process; while others are ready,
-// that does not count.
-func (g *Group[T, R]) replace(c *child[T, R]) bool {
-	isReady := func(c *child[T, R]) bool { return c.ready }
-	if c.ready || !slices.ContainsFunc(g.children, isReady) {
-		if g.restarts == g.Restarts {
-			return false
-		}
-		g.restarts++
-	}
-	delay := time.Duration(0)
-	if !c.ready {
-		delay = min(max(100*time.Millisecond, 2*c.delay), time.Second)
-	}
-	g.start(c.number, delay)
-	return true
-}
-
-// handOut hands out the tasks of children that are gone.
-func (g *Group[T, R]) handOut() {
-	for len(g.again) > 0 {
-		c := g.leastLoaded()
-		if c == nil {
-			break
-		}
-		g.give(c, g.again[0])
-		g.again = g.again[1:]
-	}
-	if g.quiet == nil && len(g.suspects) > 0 {
-		g.quiet = g.leastLoaded()
-	}
-	if g.quiet == nil || len(g.quiet.out) > 0 {
-		return
-	}
-	if len(g.suspects) == 0 {
-		g.quiet = nil
-		return
-	}
-	g.give(g.quiet, g.suspects[0])
-	g.suspects = g.suspects[1:]
-}
-
-// flush settles the tasks that wait for a child, since they will not get one.
-func (g *Group[T, R]) flush() {
-	for _, t := range append(g.again, g.suspects...) {
-		g.take(t)
-	}
-	g.again, g.suspects = nil, nil
-}
-
 // lookAfter kills children that hang. It counts ticks, not time, so that a process that was itself
 // stopped for a while does not blame its children.
 func (g *Group[T, R]) lookAfter() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	patience := handshake
 	if g.served {
 		patience *= 10 // the program calls Connect: its children are slow to start
@@ -399,19 +347,21 @@ func (g *Group[T, R]) lookAfter() {
 	}
 }
 
-// end tells the children to end, and returns how long they may take for it.
-func (g *Group[T, R]) end() time.Duration {
-	g.ending = true
-	g.flush()
-	grace := endGrace
+// end gives the children, whose pipes are being closed, the time to end by themselves.
+func (g *Group[T, R]) end() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.handOutLocked()
 	for _, c := range g.children {
-		c.hangUp()
-		if !c.ready {
-			c.kill(nil)
-		}
+		grace := endGrace
 		if len(c.out) > 0 {
 			grace = abortGrace
 		}
+		if !c.ready {
+			c.kill(nil)
+		}
+		time.AfterFunc(grace, func() {
+			c.kill(fmt.Errorf("it did not end within %v when it was told to: tasks have to end when their context is done", grace))
+		})
 	}
-	return grace
 }

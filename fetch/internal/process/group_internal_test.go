@@ -46,20 +46,24 @@ func TestHandshakePatience(t *testing.T) {
 	}
 }
 
+// deaf is a handler that is told only of children.
+type deaf struct{ Handler[string, string] }
+
+func (deaf) Started(Info)           {}
+func (deaf) Ended(Info, int, error) {}
+
 // A process that fails to start is tried again, less and less often, and at no cost while another
 // one serves.
 func TestReplace(t *testing.T) {
-	g := &testGroup{Config: Config{Processes: 1, Restarts: 1}, events: make(chan event[string, string], 20), children: []*testChild{{ready: true}}}
+	g := &testGroup{Config: Config{Processes: 1, Restarts: 1}, ctx: t.Context(), h: deaf{}, children: []*testChild{{ready: true}}}
 	end := func() { // before it starts
-		c := g.children[len(g.children)-1]
-		c.hangUp()
-		c.kill(nil)
-		<-g.events
+		g.children[len(g.children)-1].kill(nil)
+		g.running.Wait()
 	}
 	failed := &testChild{}
 	var delays []time.Duration
 	for range 6 {
-		assert.True(t, g.replace(failed))
+		assert.True(t, g.replaceLocked(failed))
 		failed = g.children[len(g.children)-1]
 		delays = append(delays, failed.delay.Round(100*time.Millisecond))
 		end()
@@ -69,10 +73,10 @@ func TestReplace(t *testing.T) {
 	assert.Zero(t, g.restarts)
 
 	g.children = nil
-	assert.True(t, g.replace(&testChild{ready: true}))
+	assert.True(t, g.replaceLocked(&testChild{ready: true}))
 	assert.Zero(t, g.children[0].delay)
 	end()
 	g.children = nil
-	assert.False(t, g.replace(&testChild{ready: true}), "over the limit")
-	assert.False(t, g.replace(&testChild{}), "over the limit, and no other is ready")
+	assert.False(t, g.replaceLocked(&testChild{ready: true}), "over the limit")
+	assert.False(t, g.replaceLocked(&testChild{}), "over the limit, and no other is ready")
 }

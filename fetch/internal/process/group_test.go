@@ -59,39 +59,25 @@ func init() {
 
 // serve is a child. It performs up to a window of tasks at once.
 func serve(p *Parent) {
-	hello, err := p.Hello()
-	if err != nil || string(hello) != "hello" {
+	if string(p.Hello) != "hello" {
 		os.Exit(9)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	tasks := make(chan Message[string], 100)
-	messages := make(chan Message[string], 100)
-	sent := make(chan error)
-	go p.Receive(func(id uint64, payload []byte) error {
-		tasks <- Message[string]{id, string(payload)}
-		return nil
-	}, func() { close(tasks); cancel() })
-	go func() {
-		sent <- Send(p, messages, func(b []byte, text string, tooLarge error) (fields, body []byte) {
-			if tooLarge != nil {
-				return append(b, tooLarge.Error()...), nil
-			}
-			return append(b, text[:len(text)/2]...), []byte(text[len(text)/2:])
-		}, cancel)
-	}()
+	p.Ready(cancel)
+	emit := func(event string) { p.SendEvent([]byte(event)) }
 	var running sync.WaitGroup
-	for task := range tasks {
+	p.Receive(func(id uint64, payload []byte) error {
 		running.Go(func() {
-			perform, arg, _ := strings.Cut(task.V, " ")
-			text := performers[perform](ctx, arg, func(event string) { messages <- Message[string]{V: event} })
-			messages <- Message[string]{task.ID, text}
+			perform, arg, _ := strings.Cut(string(payload), " ")
+			text := performers[perform](ctx, arg, emit)
+			if err := p.SendResult(id, []byte(text[:len(text)/2]), []byte(text[len(text)/2:])); err != nil {
+				p.SendResult(id, []byte(err.Error()), nil)
+			}
+			p.Flush()
 		})
-	}
+		return nil
+	})
 	running.Wait()
-	close(messages)
-	if <-sent != nil {
-		os.Exit(8)
-	}
 	os.Exit(0)
 }
 
@@ -99,7 +85,11 @@ func serve(p *Parent) {
 var performers = map[string]func(ctx context.Context, arg string, emit func(string)) string{
 	"echo": func(_ context.Context, arg string, _ func(string)) string { return arg },
 	"pid":  func(context.Context, string, func(string)) string { return strconv.Itoa(os.Getpid()) },
-	"wait": func(ctx context.Context, _ string, _ func(string)) string { <-ctx.Done(); return "aborted" },
+	"wait": func(ctx context.Context, _ string, emit func(string)) string {
+		emit("waits")
+		<-ctx.Done()
+		return "aborted"
+	},
 	"slow": func(context.Context, string, func(string)) string { time.Sleep(300 * time.Millisecond); return "slow" },
 	"emit": func(_ context.Context, arg string, emit func(string)) string { emit(arg); return "emitted" },
 	"spoil": func(ctx context.Context, _ string, emit func(string)) string {
@@ -109,7 +99,7 @@ var performers = map[string]func(ctx context.Context, arg string, emit func(stri
 	},
 	"exit": func(context.Context, string, func(string)) string { os.Exit(7); return "" },
 	"end":  func(context.Context, string, func(string)) string { os.Exit(0); return "" },
-	"hang": func(context.Context, string, func(string)) string { select {} },
+	"hang": func(_ context.Context, _ string, emit func(string)) string { emit("hangs"); select {} },
 	"stop": func(ctx context.Context, _ string, _ func(string)) string {
 		syscall.Kill(os.Getpid(), syscall.SIGSTOP)
 		<-ctx.Done()
@@ -156,8 +146,8 @@ type outcome struct {
 
 type handler struct {
 	outcomes chan outcome
-	encoded  func()
 	started  func(Info)
+	emitted  func()
 
 	mu     sync.Mutex
 	alive  map[int]bool
@@ -168,11 +158,10 @@ type handler struct {
 }
 
 func newHandler() *handler {
-	return &handler{outcomes: make(chan outcome, 10_000), alive: map[int]bool{}, encoded: func() {}, started: func(Info) {}}
+	return &handler{outcomes: make(chan outcome, 10_000), alive: map[int]bool{}, started: func(Info) {}, emitted: func() {}}
 }
 
 func (h *handler) Encode(b []byte, j *job) (fields, body []byte) {
-	h.encoded()
 	return append(b, j.text...), j.large
 }
 
@@ -187,14 +176,18 @@ func (h *handler) Done(j *job, result string, others int) {
 	h.outcomes <- outcome{j, "done", result, others, nil}
 }
 func (h *handler) Lost(j *job, tries int, err error) {
-	h.outcomes <- outcome{j, "lost", "", tries, err}
+	what := "lost"
+	if err == context.Canceled { // ctx is done
+		what = "canceled"
+	}
+	h.outcomes <- outcome{j, what, "", tries, err}
 }
-func (h *handler) Canceled(j *job) { h.outcomes <- outcome{j, "canceled", "", 0, nil} }
 
 func (h *handler) Event(child int, payload []byte) error {
 	if string(payload) == "malformed" {
 		return errors.New("malformed")
 	}
+	h.emitted()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.events = append(h.events, fmt.Sprint(child, " ", string(payload)))
@@ -512,19 +505,18 @@ func TestGroupCancel(t *testing.T) {
 		t.Run(c.text, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			h := newHandler()
-			var handedOut sync.WaitGroup
-			handedOut.Add(2 * window)
-			h.encoded = handedOut.Done
+			var underWay sync.WaitGroup
+			underWay.Add(2 * window)
+			h.emitted = underWay.Done
 			g := NewGroup(ctx, config(2), h)
 			for i := range 2 * window {
 				g.Submit(&job{n: i, text: c.text})
 			}
-			handedOut.Wait()
+			underWay.Wait()
 			cancel()
 			for range 2 * window {
-				if o := <-h.outcomes; o.what != c.what {
-					assert.Equal(t, "canceled", o.what, "before it was sent")
-				}
+				o := <-h.outcomes
+				assert.Equal(t, c.what, o.what, "%v", o.err)
 			}
 			begun := time.Now()
 			g.Close()

@@ -2,11 +2,11 @@ package process
 
 import (
 	"bufio"
-	"cmp"
 	"fmt"
 	"io"
 	"os"
-	"runtime"
+	"os/signal"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -22,115 +22,109 @@ var (
 
 // A Parent is a child process's connection to its parent.
 type Parent struct {
-	in   *bufio.Reader
-	out  io.Writer
-	beat time.Duration // between signs of life
+	Hello []byte // the parent's first message
+
+	in    *bufio.Reader
+	beat  time.Duration // between signs of life
+	leave func()        // ends this process soon
+
+	mu  sync.Mutex
+	out *bufio.Writer
 }
 
 // Connect returns the Parent of this process, or nil if this is not a child. A program that has a
-// [Group] has to call it before anything that should happen only once. A child then calls Hello,
-// Receive and [Send], and exits.
+// [Group] has to call it before anything that should happen only once. A child then calls Ready and
+// Receive, sends results and events, and exits. An interrupt from the terminal does not end it.
 func Connect() *Parent {
 	connected.Store(true)
 	in, out := parentPipes()
 	if in == nil {
 		return nil
 	}
-	return &Parent{in: bufio.NewReaderSize(in, 64<<10), out: out}
+	// Not signal.Ignore, which processes that this one starts would inherit.
+	signal.Notify(make(chan os.Signal, 1), os.Interrupt)
+	p := &Parent{in: bufio.NewReaderSize(in, 64<<10), out: bufio.NewWriterSize(out, 64<<10)}
+	if !p.receive(frameHello, func(beat uint64, hello []byte) error {
+		p.beat, p.Hello = time.Duration(beat), hello
+		return nil
+	}) {
+		os.Exit(0)
+	}
+	return p
 }
 
-// Hello returns the parent's first message.
-func (p *Parent) Hello() ([]byte, error) {
-	what, payload, err := readFrame(p.in)
-	if err != nil || what != frameHello {
-		return nil, cmp.Or(err, errFrame)
+// receive passes the next frame, which must be of type t, to take. It returns false if the parent
+// sends no more.
+func (p *Parent) receive(t frameType, take func(number uint64, payload []byte) error) bool {
+	what, number, payload, err := readFrame(p.in)
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		return false
 	}
-	beat, payload, err := cutNumber(payload)
-	p.beat = time.Duration(beat)
-	return payload, err
-}
-
-// Receive passes each task to take until there are no more or the parent is gone. Then it calls
-// cancel, and the process ends soon after.
-func (p *Parent) Receive(take func(id uint64, payload []byte) error, cancel func()) {
-	defer leave(cancel)
-	for {
-		what, payload, err := readFrame(p.in)
-		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			return
-		}
-		var id uint64
-		if err == nil && what != frameTask {
-			err = errFrame
-		}
-		if err == nil {
-			id, payload, err = cutNumber(payload)
-		}
-		if err == nil {
-			err = take(id, payload)
-		}
-		if err != nil {
-			// Not by cancel: what is under way is left to others.
-			fmt.Fprintf(os.Stderr, "child process %d: it received what is not a task: does something in the program use file descriptor 3?\n", os.Getpid())
-			os.Exit(2)
-		}
+	if err == nil && what != t {
+		err = errFrame
 	}
+	if err == nil {
+		err = take(number, payload)
+	}
+	if err != nil {
+		// Not by cancel: what is under way is left to others.
+		fmt.Fprintf(os.Stderr, "child process %d: it received what is not a task: does something in the program use file descriptor 3?\n", os.Getpid())
+		os.Exit(2)
+	}
+	return true
 }
 
 // orphanGrace is the time that tasks have to end after cancel.
 const orphanGrace = 500 * time.Millisecond
 
-// leave ends this process, after orphanGrace at the latest.
-func leave(cancel func()) {
-	cancel()
-	time.AfterFunc(orphanGrace, func() { os.Exit(4) })
+// Ready tells the parent that this process is ready for tasks, and from then on that it is alive.
+// When the parent is gone, or has no more tasks, cancel is called, and the process ends soon after.
+func (p *Parent) Ready(cancel func()) {
+	p.leave = sync.OnceFunc(func() {
+		cancel()
+		time.AfterFunc(orphanGrace, func() { os.Exit(4) })
+	})
+	p.send(frameReady, 0, nil, nil)
+	p.Flush()
+	go func() { // until the process ends
+		for range time.Tick(p.beat) {
+			p.send(frameBeat, 0, nil, nil)
+			p.Flush()
+		}
+	}()
 }
 
-// A Message is sent to the parent. It is the result of the task ID or, if that is 0, an event.
-type Message[V any] struct {
-	ID uint64
-	V  V
+// Receive passes each task to take until there are no more or the parent is gone.
+func (p *Parent) Receive(take func(id uint64, payload []byte) error) {
+	for p.receive(frameTask, take) {
+	}
+	p.leave()
 }
 
-// Send sends messages, and signs of life, until messages is closed. encode is like [Handler]'s
-// Encode; if a message is too large, it is called again with an error that says so. If the parent
-// is gone, Send calls cancel, and the process ends soon after.
-func Send[V any](p *Parent, messages <-chan Message[V], encode func(b []byte, v V, tooLarge error) (fields, body []byte), cancel func()) error {
-	w := bufio.NewWriterSize(p.out, 64<<10)
-	ticker := time.NewTicker(p.beat)
-	defer ticker.Stop()
-	err := writeFrame(w, frameReady, 0, nil, nil)
-	var fields []byte
-	for err == nil {
-		if len(messages) == 0 {
-			runtime.Gosched() // others may be about to send
-		}
-		if len(messages) == 0 {
-			if err = w.Flush(); err != nil {
-				break
-			}
-		}
-		select {
-		case m, ok := <-messages:
-			if !ok {
-				return w.Flush()
-			}
-			what := frameResult
-			if m.ID == 0 {
-				what = frameEvent
-			}
-			var body []byte
-			fields, body = encode(fields[:0], m.V, nil)
-			if err = writeFrame(w, what, m.ID, fields, body); err == errTooLarge {
-				fields, body = encode(fields[:0], m.V, err)
-				err = writeFrame(w, what, m.ID, fields, body)
-			}
-		case <-ticker.C:
-			err = writeFrame(w, frameBeat, 0, nil, nil)
-		}
+// SendResult sends the result of a task, in two parts as [Handler]'s Encode returns it, at the next
+// Flush at the latest. If it is too large, nothing is sent, and the error says so.
+func (p *Parent) SendResult(id uint64, fields, body []byte) error {
+	return p.send(frameResult, id, fields, body)
+}
+
+// SendEvent sends an event, unless it is too large.
+func (p *Parent) SendEvent(payload []byte) {
+	p.send(frameEvent, 0, payload, nil)
+	p.Flush()
+}
+
+// send buffers a frame.
+func (p *Parent) send(t frameType, id uint64, fields, body []byte) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return writeFrame(p.out, t, id, fields, body)
+}
+
+// Flush sends what has not been sent.
+func (p *Parent) Flush() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.out.Flush() != nil { // the parent is gone
+		p.leave()
 	}
-	leave(cancel)
-	for range messages { // senders must not block
-	}
-	return err
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"runtime"
 	"slices"
 	"strconv"
 	"syscall"
@@ -16,18 +15,16 @@ import (
 	"fetchbench/fetch/internal/rules"
 )
 
-// A process is a child process and the parent's ends of its pipes.
-type process struct {
-	pid     int
-	in, out *os.File
-	wait    func() error
-}
+var (
+	ownProgram  = os.Executable // returns the path of the running program
+	programArgs = slices.Clone(os.Args)
+	sysProcAttr = &syscall.SysProcAttr{}
+)
 
-// startProcess starts this program once more, to be killed when life ends. It locks the goroutine
-// to its thread until wait has returned, since Linux ends the process with the thread that started
-// it.
-func startProcess(life context.Context) (_ *process, err error) {
-	var childIn, in, out, childOut *os.File
+// startProcess starts this program once more, with the arguments that it was started with, to be
+// killed when life ends. It returns the process and this side's ends of its pipes.
+func startProcess(life context.Context) (cmd *exec.Cmd, in, out *os.File, err error) {
+	var childIn, childOut *os.File
 	defer func() {
 		childIn.Close() // of nil, too
 		childOut.Close()
@@ -37,64 +34,47 @@ func startProcess(life context.Context) (_ *process, err error) {
 			err = startError(err)
 		}
 	}()
-	if childIn, in, err = os.Pipe(); err != nil {
-		return nil, err
+	var inode, program string
+	if childIn, in, err = os.Pipe(); err == nil {
+		out, childOut, err = os.Pipe()
 	}
-	if out, childOut, err = os.Pipe(); err != nil {
-		return nil, err
+	if err == nil {
+		inode, err = inodeOf(childIn.Fd())
 	}
-	inode, err := inodeOf(childIn)
+	if err == nil {
+		program, err = ownProgram()
+	}
 	if err != nil {
-		return nil, err
+		return nil, in, out, err
 	}
-	program, err := ownProgram()
-	if err != nil {
-		return nil, err
-	}
-	cmd := exec.CommandContext(life, program)
+	cmd = exec.CommandContext(life, program)
 	cmd.Args = programArgs
 	cmd.Env = append(os.Environ(), childEnv+"="+inode)
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	cmd.ExtraFiles = []*os.File{childIn, childOut} // descriptors 3 and 4
-	cmd.SysProcAttr = &syscall.SysProcAttr{}
-	endWithParent(cmd.SysProcAttr)
-	runtime.LockOSThread()
-	if err := cmd.Start(); err != nil {
-		runtime.UnlockOSThread()
-		return nil, err
-	}
-	wait := func() error {
-		defer runtime.UnlockOSThread()
-		return cmd.Wait()
-	}
-	return &process{pid: cmd.Process.Pid, in: in, out: out, wait: wait}, nil
+	cmd.SysProcAttr = sysProcAttr
+	return cmd, in, out, cmd.Start()
 }
-
-// programArgs are the arguments that the program was started with, which may change os.Args.
-var programArgs = slices.Clone(os.Args)
 
 func startError(err error) error {
 	if errors.Is(err, syscall.EBADF) { // descriptor 3 or 4 of the child was over the limit
 		err = fmt.Errorf("%w (%w)", syscall.EMFILE, err)
 	}
-	switch advice := rules.LocalLimit(err); {
-	case advice != "":
-		return fmt.Errorf("no child process: %s: %w", advice, err)
-	case errors.Is(err, syscall.EAGAIN):
-		return fmt.Errorf("no child process: too many processes: lower Processes or raise ulimit -u: %w", err)
+	advice := rules.LocalLimit(err)
+	if advice == "" && errors.Is(err, syscall.EAGAIN) {
+		advice = "too many processes: lower Processes or raise ulimit -u"
+	}
+	if advice != "" {
+		err = fmt.Errorf("%s: %w", advice, err)
 	}
 	return fmt.Errorf("no child process: %w", err)
 }
 
 // parentPipes returns the pipes from and to the parent, nil if this process is not a child.
 func parentPipes() (in, out *os.File) {
-	inode := os.Getenv(childEnv)
-	if inode == "" {
-		return nil, nil
-	}
+	mark := os.Getenv(childEnv)
 	os.Unsetenv(childEnv) // processes that this one starts are not children
-	var stat syscall.Stat_t
-	if syscall.Fstat(3, &stat) != nil || strconv.FormatUint(uint64(stat.Ino), 10) != inode {
+	if inode, err := inodeOf(3); err != nil || inode != mark {
 		return nil, nil
 	}
 	pipe := func(fd int) *os.File {
@@ -105,10 +85,8 @@ func parentPipes() (in, out *os.File) {
 	return pipe(3), pipe(4)
 }
 
-func inodeOf(f *os.File) (string, error) {
-	info, err := f.Stat()
-	if err != nil {
-		return "", err
-	}
-	return strconv.FormatUint(uint64(info.Sys().(*syscall.Stat_t).Ino), 10), nil
+func inodeOf(fd uintptr) (string, error) {
+	var stat syscall.Stat_t
+	err := syscall.Fstat(int(fd), &stat)
+	return strconv.FormatUint(uint64(stat.Ino), 10), err
 }

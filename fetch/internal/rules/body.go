@@ -9,17 +9,24 @@ import (
 	"sync"
 )
 
-// HasBody reports whether an answer with that status to a request with that method has a body (RFC 9112 §6.3).
+// HasBody reports whether a response with that status, to a request with that method, has a body (RFC
+// 9112 §6.3).
 func HasBody(method string, status int) bool {
 	return method != http.MethodHead && status >= 200 &&
 		status != http.StatusNoContent && status != http.StatusNotModified
 }
 
-// A TooLargeError is that of a body which is larger than so many bytes.
-type TooLargeError int64
+// A TooLargeError is the error of a response that is larger than a limit allows.
+type TooLargeError struct{ error }
 
-func (e TooLargeError) Error() string {
-	return fmt.Sprintf("more than %d bytes: see MaxBody", int64(e))
+// BodyTooLarge is the error of a body that is larger than so many bytes.
+func BodyTooLarge(limit int64) error {
+	return TooLargeError{fmt.Errorf("more than %d bytes: see MaxBody", limit)}
+}
+
+// HeaderTooLarge is the error of a response whose head is larger than so many bytes.
+func HeaderTooLarge(limit int64) error {
+	return TooLargeError{fmt.Errorf("a header of more than %d bytes: see MaxHeaderBytes", limit)}
 }
 
 // TrustedLength is the length in bytes up to which a server's claim of how long the body will be is
@@ -32,8 +39,9 @@ const chunkSize = 32 << 10
 // refused in the end, take the memory of what has been read and no more.
 var chunks = sync.Pool{New: func() any { return new([chunkSize]byte) }}
 
-// ReadAll reads r to its end, or to more than most bytes if that is not negative, which is a [TooLargeError].
-func ReadAll(r io.Reader, most int64) ([]byte, error) {
+// ReadAll reads r to its end, or to more than limit bytes if that is not negative, which is a
+// [TooLargeError].
+func ReadAll(r io.Reader, limit int64) ([]byte, error) {
 	var full []*[chunkSize]byte
 	last, n := chunks.Get().(*[chunkSize]byte), 0
 	defer func() {
@@ -49,8 +57,8 @@ func ReadAll(r io.Reader, most int64) ([]byte, error) {
 		m, err := r.Read(last[n:])
 		n += m
 		size := len(full)*chunkSize + n
-		if most >= 0 && int64(size) > most {
-			return nil, TooLargeError(most)
+		if limit >= 0 && int64(size) > limit {
+			return nil, BodyTooLarge(limit)
 		}
 		if err == io.EOF {
 			body := bytes.NewBuffer(make([]byte, 0, size))

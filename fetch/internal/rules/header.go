@@ -7,8 +7,38 @@ import (
 	"strings"
 )
 
-// CheckHeader returns why an engine does not send a request with the header h, or nil. That
-// names and values are well formed is not checked: see [ValidName] and [ValidValue].
+// CheckRequest returns why a request with that method and header cannot be sent, or nil.
+func CheckRequest(method string, h http.Header) error {
+	if !ValidName(method) {
+		return errors.New("invalid method")
+	}
+	if method == http.MethodConnect {
+		return errors.New("the method is CONNECT: tunnels are not supported")
+	}
+	if h == nil {
+		return nil
+	}
+	if err := CheckHeader(h); err != nil {
+		return err
+	}
+	if !isASCII(h.Get("Host")) {
+		return InvalidValue("Host")
+	}
+	for name, values := range h {
+		if !ValidName(name) {
+			return errors.New("invalid header field name")
+		}
+		for _, v := range values {
+			if !ValidValue(v) {
+				return InvalidValue(name)
+			}
+		}
+	}
+	return nil
+}
+
+// CheckHeader returns why h cannot be sent, or nil. That names and values are well formed is left to
+// CheckRequest, or to net/http.
 func CheckHeader(h http.Header) error {
 	for name := range h {
 		if canonical := http.CanonicalHeaderKey(name); canonical != name && framing[canonical] {
@@ -24,9 +54,12 @@ func CheckHeader(h http.Header) error {
 	return nil
 }
 
-// framing are fields that engines write themselves, or heed. Under another spelling they would
-// be sent as they are, beside those, and the server might not see the end of the request where it is.
-var framing = map[string]bool{"Host": true, "Content-Length": true, "Transfer-Encoding": true, "Trailer": true, "Connection": true, "User-Agent": true, "Authorization": true}
+// framing are fields that engines write themselves, or act on. Under another spelling they would be
+// sent as they are, beside those, and the server might see the end of the request elsewhere.
+var framing = map[string]bool{
+	"Accept-Encoding": true, "Authorization": true, "Connection": true, "Content-Length": true, "Expect": true,
+	"Host": true, "Trailer": true, "Transfer-Encoding": true, "User-Agent": true,
+}
 
 // InvalidValue returns the error for a header field whose value cannot be sent.
 func InvalidValue(name string) error {

@@ -1,7 +1,6 @@
 package rules
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -9,26 +8,7 @@ import (
 	"time"
 )
 
-// Limits are what a server can make an engine do. A zero is the default, a negative value no limit
-// (or no redirect).
-type Limits struct {
-	Timeout, IdleRead time.Duration
-	MaxHead, MaxBody  int64
-	MaxRedirects      int
-}
-
-// OrDefault returns l with the defaults in place of zeros.
-func (l Limits) OrDefault() Limits {
-	return Limits{
-		Timeout:      cmp.Or(l.Timeout, 30*time.Second),
-		IdleRead:     cmp.Or(l.IdleRead, 15*time.Second),
-		MaxHead:      cmp.Or(l.MaxHead, 256<<10),
-		MaxBody:      cmp.Or(l.MaxBody, 10<<20),
-		MaxRedirects: cmp.Or(l.MaxRedirects, 10),
-	}
-}
-
-// A TimeoutError is that of an attempt which has reached one of its limits.
+// A TimeoutError is the error of an attempt that has reached one of its limits.
 type TimeoutError struct{ error }
 
 // Timeout implements [net.Error].
@@ -42,24 +22,24 @@ func TookTooLong(timeout time.Duration) error {
 	return TimeoutError{fmt.Errorf("no complete response within %v: see Timeout", timeout)}
 }
 
-// Handshake is how long a TLS handshake may take.
-const Handshake = 10 * time.Second
-
-// NoHandshake is the error of an attempt whose TLS handshake took longer.
-var NoHandshake error = TimeoutError{fmt.Errorf("no TLS handshake within %v", Handshake)}
-
-// WasSilent is the error of an attempt whose server was silent for longer than IdleRead.
-func WasSilent(idle time.Duration) error {
-	return TimeoutError{fmt.Errorf("the server sent nothing for %v: see IdleRead", idle)}
+// NotConnected is the error of an attempt that has no connection within DialTimeout, because of
+// step.
+func NotConnected(timeout time.Duration, step string) error {
+	return TimeoutError{fmt.Errorf("no connection within %v, %s took too long: see DialTimeout", timeout, step)}
 }
 
-// CheckHead returns what is odd about the head of an answer that net/http accepts, or nil.
+// WasSilent is the error of an attempt whose server was silent for longer than StallTimeout.
+func WasSilent(stall time.Duration) error {
+	return TimeoutError{fmt.Errorf("the server sent nothing for %v: see StallTimeout", stall)}
+}
+
+// CheckHead returns what is wrong with the head of a response that net/http accepts, or nil.
 func CheckHead(status int, header http.Header) error {
 	switch {
 	case status < 100:
-		return errors.New("the status is no number from 100 to 999")
+		return errors.New("the status is not a number from 100 to 999")
 	case status == http.StatusSwitchingProtocols:
-		return errors.New("the server switches protocols, unasked")
+		return errors.New("the server switches protocols (101): upgrades are not supported")
 	}
 	for name := range header {
 		// Some take "Content-Length : 5" for a length and others do not, so where

@@ -62,9 +62,11 @@ func (r *Redirects) Next(hop *Hop, n int, callers http.Header, status int, heade
 		return nil, fmt.Errorf("its Location: %w", err)
 	}
 	if hop.URL.Scheme == "https" && u.Scheme == "http" && !r.AllowDowngrade {
-		return nil, errors.New("from https to http: set AllowDowngrade if that may be")
+		return nil, errors.New("from https to http: set AllowDowngrade to allow it")
 	}
-	clean(u)
+	if err := clean(u); err != nil {
+		return nil, fmt.Errorf("its Location: %w", err)
+	}
 
 	next := &Hop{Method: hop.Method, URL: u, Host: u.Host, Header: http.Header{}}
 	switch {

@@ -7,50 +7,42 @@ import (
 	"time"
 )
 
-// Distrust is how long an origin that has sent an unsolicited response is thought capable of it. It
-// gets a new connection for each request meanwhile.
+// Distrust is how long a [Suspects] remembers.
 const Distrust = time.Minute
 
-// maxSuspects is how many origins are distrusted at the most.
+// maxSuspects is how many a Suspects remembers at the most.
 const maxSuspects = 10_000
 
-// Suspects are the origins that were caught of late. Its zero value has none.
-type Suspects struct {
+// A Suspects remembers for a while who was caught at something. Its zero value has none. Its methods
+// may be called concurrently.
+type Suspects[K comparable] struct {
 	any   atomic.Bool // has ever had one
 	mu    sync.Mutex
-	until map[Origin]time.Time
+	until map[K]time.Time
 }
 
-// Add adds o.
-func (s *Suspects) Add(o Origin) {
+// Add adds k.
+func (s *Suspects[K]) Add(k K) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
 	if len(s.until) >= maxSuspects {
-		maps.DeleteFunc(s.until, func(_ Origin, until time.Time) bool {
+		maps.DeleteFunc(s.until, func(_ K, until time.Time) bool {
 			return now.After(until) || len(s.until) >= maxSuspects
 		})
 	}
 	if s.until == nil {
-		s.until = make(map[Origin]time.Time)
+		s.until = make(map[K]time.Time)
 	}
-	s.until[o] = now.Add(Distrust)
+	s.until[k] = now.Add(Distrust)
 	s.any.Store(true)
 }
 
-// Has reports whether o is distrusted.
-func (s *Suspects) Has(o Origin) bool {
-	if !s.any.Load() {
-		return false
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return time.Now().Before(s.until[o])
-}
+// Has reports whether k was added of late.
+func (s *Suspects[K]) Has(k K) bool { return s.any.Load() && s.has(k) }
 
-// Len returns how many origins are known.
-func (s *Suspects) Len() int {
+func (s *Suspects[K]) has(k K) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.until)
+	return time.Now().Before(s.until[k])
 }

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"golang.org/x/net/idna"
 )
 
 // MaxURL is the length in bytes of the longest URL that is accepted. RFC 9110 §4.1
@@ -26,20 +28,28 @@ func ParseURL(raw string) (*url.URL, *url.Userinfo, error) {
 		return nil, nil, err
 	}
 	user := u.User
-	clean(u)
-	return u, user, nil
+	return u, user, clean(u)
 }
 
 // isPort reports whether opaque begins like a port: url.Parse takes localhost:8080 for a scheme and
 // what follows it.
 func isPort(opaque string) bool { return opaque != "" && '0' <= opaque[0] && opaque[0] <= '9' }
 
-// clean removes from u, or escapes, what must not be sent.
-func clean(u *url.URL) {
+// clean removes from u, or escapes, what must not be sent. A host that is not ASCII becomes
+// Punycode, mapped as browsers and net/http do (UTS 46).
+func clean(u *url.URL) error {
 	u.User = nil
 	u.Host = strings.TrimSuffix(u.Host, ":")
+	if name := u.Hostname(); !isASCII(name) {
+		ascii, err := idna.Lookup.ToASCII(name)
+		if err != nil || ascii == "" { // of characters that do not show
+			return errors.New("the host is not an international domain name")
+		}
+		u.Host = ascii + u.Host[strings.Index(u.Host, name)+len(name):]
+	}
 	// net/url escapes the spaces in its path; one in the query would end the URL.
 	u.RawQuery = strings.ReplaceAll(u.RawQuery, " ", "%20")
+	return nil
 }
 
 // checkURL returns why raw, which was parsed into u, is no absolute http or https URL, or nil.
@@ -67,12 +77,11 @@ func checkURL(raw string, u *url.URL) error {
 	return nil
 }
 
-// sameOrigin reports whether a and b have the same scheme, host and port (RFC 6454 §4). Of names
-// that are not ASCII only the same spelling counts: what Unicode takes for one letter in two
-// cases may be two hosts.
+// sameOrigin reports whether a and b, which are clean, have the same scheme, host and port (RFC
+// 6454 §4).
 func sameOrigin(a, b *url.URL) bool {
 	to, from := Origin{a.Scheme, a.Host}.Address(), Origin{b.Scheme, b.Host}.Address()
-	return a.Scheme == b.Scheme && (to == from || isASCII(to) && isASCII(from) && strings.EqualFold(to, from))
+	return a.Scheme == b.Scheme && strings.EqualFold(to, from)
 }
 
 func isASCII(s string) bool {

@@ -40,7 +40,7 @@ func commits(n, series int) Lines {
 		l.Labels = append(l.Labels, fmt.Sprintf("%07x", 0xabc1234+i*0x1035))
 	}
 	for s := range series {
-		points := Series{Name: fmt.Sprintf("Fetch/strategy=%d/engine=wire", s)}
+		points := Series{Name: fmt.Sprintf("Fetch/strategy=%d/engine=client", s)}
 		for i := range n {
 			points.Points = append(points.Points, Point{X: float64(i), Y: about(1+0.02*math.Sin(float64(i*(s+1))), 0.01)})
 		}
@@ -60,12 +60,12 @@ func limits(name string, n int) Series {
 // charts are those that the properties are checked on, and their pictures kept.
 var charts = map[string]interface{ SVG() ([]byte, error) }{
 	"bars-grouped": Bars{
-		Title: "URLs a second, without latency", Desc: "pool on wire is the fastest, with 91.2k URLs/s.",
+		Title: "URLs a second, without latency", Desc: "pool on client is the fastest, with 91.2k URLs/s.",
 		Axis:   Axis{Label: "URLs/s"},
 		Groups: []string{"serial", "threads", "pool", "semaphore", "batch", "shard"},
 		Series: []BarSeries{
-			{"nethttp", []Value{about(26100, 0.02), about(7900, 0.2), about(51600, 0.1), about(51700, 0.3), about(52300, 0.08), about(41500, 0.02)}},
-			{"wire", []Value{None(), None(), about(91200, 0.05), about(90100, 0.03), about(89000, 0.04), Exactly(60100)}},
+			{"client", []Value{about(26100, 0.02), about(7900, 0.2), about(91200, 0.05), about(90100, 0.03), about(89000, 0.04), Exactly(60100)}},
+			{"nethttp", []Value{None(), None(), about(51600, 0.1), about(51700, 0.3), about(52300, 0.08), about(41500, 0.02)}},
 		},
 	},
 	"bars-one":        barsOf(1, "alone"),
