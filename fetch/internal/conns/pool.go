@@ -43,8 +43,7 @@ type route[C io.Closer] struct {
 	waiting []chan *Slot[C]
 }
 
-// Idle returns an idle connection for r, the last used, or nil if there is none. Put or Drop has to
-// follow.
+// Idle returns the most recently used idle connection for r, or nil. Put or Drop has to follow.
 func (p *Pool[C]) Idle(r Route) *Slot[C] {
 	p.mu.Lock()
 	defer p.mu.Unlock()

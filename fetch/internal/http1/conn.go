@@ -225,7 +225,7 @@ func (c *Conn) armStall() {
 	c.armStallLocked(time.Now())
 }
 
-// armStallLocked counts the server's silence from now on, and sets a deadline if there is none that
+// armStallLocked counts the server's silence from now on, and sets a deadline unless the present one
 // is early enough. One that is too early does no harm: see expired. So as a rule nothing has to be
 // set, since each request may take longer than the one before.
 func (c *Conn) armStallLocked(now time.Time) {

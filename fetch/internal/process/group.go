@@ -35,8 +35,8 @@ type Handler[T, R any] interface {
 	Decode(payload []byte) (R, error)
 	// Repeatable reports whether a task may be done twice.
 	Repeatable(task T) bool
-	// Either Done or Lost is called for each task: there is a result, or there is none because of
-	// err, which is ctx.Err() if ctx is done. others counts the children that had the task before,
+	// Either Done or Lost is called for each task: with its result, or with the reason why it has no
+	// result, which is ctx.Err() if ctx is done. others counts the children that had the task before,
 	// tries all that had it.
 	Done(task T, result R, others int)
 	Lost(task T, tries int, err error)
