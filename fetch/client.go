@@ -204,7 +204,8 @@ func (c *Client) release(s *slot, keep bool) {
 	}
 }
 
-var errProxied = conns.AddressError{Reason: errors.New("the address policy cannot be enforced through a proxy: unset AllowAddr, or have Proxy return nil (by default the environment names one)")}
+var errProxied = conns.AddressError{Reason: errors.New("the address policy cannot be enforced through a proxy: " +
+	"unset AllowAddr, or have Proxy return nil (by default the environment names one)")}
 
 // route returns the way to o, for a request with the URL u, and the proxy on it or nil.
 func (c *Client) route(o rules.Origin, u *url.URL) (conns.Route, *url.URL, error) {

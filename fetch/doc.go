@@ -26,19 +26,20 @@
 // Costs are those of the loop and the strategy alone, in time and allocations per URL; the
 // benchmark Overhead shows them on your machine.
 //
-//   - [Serial]: one at a time. For a few URLs, or a server that must not be pressed: 0.15 µs.
+//   - [Serial]: one at a time. For a few URLs, or a server that must not be pressed: 0.2 µs.
 //   - [Pool]: a fixed set of goroutines. The default, and the cheapest of those that wait for several
-//     URLs at once: 0.3 µs, 1 allocation.
+//     URLs at once: 0.3 to 0.6 µs, 1 allocation.
 //   - [Semaphore]: a goroutine for each URL. For a limit far above what is mostly needed, since idle
 //     workers cost nothing: 0.5 to 0.9 µs, 3 allocations.
 //   - [Batch]: so many URLs, all finished before the next begin. For checkpoints. It costs what its
 //     strategy does, and waits for the slowest URL of each batch.
 //   - [Pipeline]: several requests in one write, with an engine that can, such as [Client]. For many
-//     small responses of hosts that are fast and trusted: 0.3 µs, and a part of the engine's cost.
+//     small responses of hosts that are fast and trusted: 0.3 to 0.6 µs, and a part of the engine's
+//     cost.
 //   - [Shard]: child processes of this program, each with one of the others. For what one process
 //     cannot do well, and for Doers that crash: 2 µs, and the children's memory.
 //   - [Threads]: an operating system thread for each URL. For Doers that need a thread of their own
-//     (cgo libraries with state in it); else it shows what that costs: some 40 µs.
+//     (cgo libraries with state in it); else it shows what that costs: 30 to 40 µs.
 //
 // # Choosing an engine
 //

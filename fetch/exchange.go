@@ -3,7 +3,6 @@ package fetch
 import (
 	"cmp"
 	"context"
-	"encoding/base64"
 	"errors"
 	"maps"
 	"net"
@@ -279,7 +278,6 @@ func withBasicAuth(h http.Header, user *url.Userinfo) http.Header {
 	if h == nil {
 		h = http.Header{}
 	}
-	password, _ := user.Password()
-	h["Authorization"] = []string{"Basic " + base64.StdEncoding.EncodeToString([]byte(user.Username()+":"+password))}
+	h["Authorization"] = []string{rules.BasicAuth(user)}
 	return h
 }

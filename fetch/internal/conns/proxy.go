@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"cmp"
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -70,8 +69,7 @@ func ProxyAuthorization(u *url.URL) string {
 	if u == nil || u.User == nil {
 		return ""
 	}
-	password, _ := u.User.Password()
-	return "Basic " + base64.StdEncoding.EncodeToString([]byte(u.User.Username()+":"+password))
+	return rules.BasicAuth(u.User)
 }
 
 // A ProxyError is the error of a proxy that could not be reached, or did not connect to the server.

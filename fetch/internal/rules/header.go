@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"encoding/base64"
 	"errors"
 	"net/http"
 	"net/url"
@@ -59,6 +60,12 @@ func CheckHeader(h http.Header) error {
 var framing = map[string]bool{
 	"Accept-Encoding": true, "Authorization": true, "Connection": true, "Content-Length": true, "Expect": true,
 	"Host": true, "Trailer": true, "Transfer-Encoding": true, "User-Agent": true,
+}
+
+// BasicAuth returns user as the value of an Authorization or Proxy-Authorization field (RFC 7617).
+func BasicAuth(user *url.Userinfo) string {
+	password, _ := user.Password()
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte(user.Username()+":"+password))
 }
 
 // InvalidValue returns the error for a header field whose value cannot be sent.
